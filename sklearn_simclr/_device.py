@@ -1,0 +1,103 @@
+"""Device, precision and generators: found out when needed, never stored."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+_GLOBAL_GENERATOR = threading.RLock()
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn the parameter `device` into a device that this machine has."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.zeros(1, device=resolved).item()
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used on this machine: {_first_line(error)}. "
+            "Pass device='auto' or device='cpu'."
+        ) from error
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Turn the parameter `precision` into the dtype in which training multiplies."""
+    if precision == "auto":
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 natively, so that it is worth using."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        # Not yet public in every supported torch release; without them, float32 is safe.
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, check, bool)() for check in checks)
+    return False
+
+
+def derived_seed(seed: int, *path: int) -> int:
+    """Seed that depends on `seed` and on what it is for, such as the number of an epoch."""
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def cpu_generator(seed: int, *path: int) -> torch.Generator:
+    """Return a generator on the CPU with a derived seed."""
+    return torch.Generator().manual_seed(derived_seed(seed, *path))
+
+
+@contextlib.contextmanager
+def plain_torch() -> Iterator[None]:
+    """Shut out what the caller may have switched on: no_grad, autocast, a default device."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
+@contextlib.contextmanager
+def seeded_global_generator(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for a while and put them back.
+
+    For code that can draw from nowhere else: the initialisation of layers, dropout, the user's own
+    callables. It runs in float32 by default. Threads take turns, so that each sees its own seed.
+    """
+    cuda = device.type == "cuda"
+    with (
+        _GLOBAL_GENERATOR,
+        torch.random.fork_rng(devices=[device] if cuda else []),
+        _float32_by_default(),
+    ):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _float32_by_default() -> Iterator[None]:
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")

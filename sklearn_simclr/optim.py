@@ -1,0 +1,207 @@
+"""Optimizers and the learning-rate schedule."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling, as in the original SimCLR.
+
+    Each weight matrix or kernel steps by ``trust_coefficient * |w| / |g|`` of its gradient
+    (weight decay included), so that very large batches and learning rates stay stable. Parameters
+    of one dimension, biases and those of batch normalisation, are left out of both the adaptation
+    and the decay, whatever `weight_decay` is.
+
+    Parameters
+    ----------
+    params : iterable of Tensor or of dict
+        Parameters, or parameter groups.
+    lr : float
+        Learning rate, >= 0. It multiplies inside the momentum buffer, as in the original.
+    momentum : float, default=0.9
+        In [0, 1).
+    weight_decay : float, default=1e-6
+        L2 penalty added to the gradient, >= 0.
+    trust_coefficient : float, default=0.001
+        The factor eta of the trust ratio, > 0.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+
+    Notes
+    -----
+    The norm of a weight or of a gradient that is zero gives a trust ratio of 1.
+
+    References
+    ----------
+    .. [1] You, Gitman & Ginsburg (2017). Large Batch Training of Convolutional Networks.
+       https://arxiv.org/abs/1708.03888
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_simclr.optim import LARS
+    >>> weight = torch.nn.Parameter(torch.full((2, 2), 3.0))
+    >>> optimizer = LARS([weight], lr=1.0, weight_decay=0.0, trust_coefficient=0.1)
+    >>> weight.sum().backward()
+    >>> optimizer.step()
+    >>> weight[0, 0].item()  # |w| / |g| is 3, so the step is 0.1 * 3
+    2.700000047683716
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-6,
+        trust_coefficient: float = 0.001,
+    ) -> None:
+        if not lr >= 0:
+            raise ValueError(f"lr must be >= 0, got {lr!r}.")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum!r}.")
+        if not weight_decay >= 0:
+            raise ValueError(f"weight_decay must be >= 0, got {weight_decay!r}.")
+        if not trust_coefficient > 0:
+            raise ValueError(f"trust_coefficient must be > 0, got {trust_coefficient!r}.")
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "trust_coefficient": trust_coefficient,
+            },
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Take one step; `closure`, if given, recomputes and returns the loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._update(param, group)
+        return loss
+
+    def _update(self, param: Tensor, group: dict) -> None:
+        update = param.grad
+        if param.ndim > 1:
+            update = update.add(param, alpha=group["weight_decay"])
+            update = update * _trust_ratio(param, update, group["trust_coefficient"])
+        state = self.state[param]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(param)
+        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update, alpha=group["lr"])
+        param.sub_(buffer)
+
+
+def _trust_ratio(param: Tensor, grad: Tensor, coefficient: float) -> Tensor:
+    """LARS's local learning rate, a scalar left on the device; 1 where a norm is zero."""
+    w_norm, g_norm = param.norm(), grad.norm()
+    usable = (w_norm > 0) & (g_norm > 0)
+    return torch.where(usable, coefficient * w_norm / g_norm, torch.ones_like(w_norm))
+
+
+def warmup_cosine(step: int, n_steps: int, n_warmup_steps: int) -> float:
+    """Share of the peak learning rate at one step: linear warm-up, then cosine to zero.
+
+    Parameters
+    ----------
+    step : int
+        Number of the step, from 0 to ``n_steps - 1``.
+    n_steps : int
+        Length of the run in steps.
+    n_warmup_steps : int
+        Steps of the warm-up; the peak is reached at the last of them.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Examples
+    --------
+    >>> from sklearn_simclr.optim import warmup_cosine
+    >>> [round(warmup_cosine(step, 6, 2), 3) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+    """
+    if step < n_warmup_steps:
+        return (step + 1) / n_warmup_steps
+    progress = (step - n_warmup_steps) / (n_steps - n_warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def scaled_learning_rate(batch_size: int, *, base: float = 0.3, rule: str = "linear") -> float:
+    """Peak learning rate for a batch size, by the rules of the paper (section 2.2, appendix B.1).
+
+    Parameters
+    ----------
+    batch_size : int
+        Images in a batch.
+    base : float, default=0.3
+        Learning rate at a batch of 256 for the linear rule. The square-root rule of the paper,
+        ``0.075 * sqrt(batch_size)``, has ``base=0.075``.
+    rule : {"linear", "sqrt"}, default="linear"
+        ``base * batch_size / 256`` or ``base * sqrt(batch_size)``.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If the rule is unknown.
+
+    Examples
+    --------
+    >>> from sklearn_simclr.optim import scaled_learning_rate
+    >>> scaled_learning_rate(4096)
+    4.8
+    >>> scaled_learning_rate(4096, base=0.075, rule="sqrt")
+    4.8
+    """
+    if rule == "linear":
+        return base * batch_size / 256
+    if rule == "sqrt":
+        return base * math.sqrt(batch_size)
+    raise ValueError(f"rule must be 'linear' or 'sqrt', got {rule!r}.")
+
+
+# Peak learning rate and weight decay that "auto" stands for. The learning rates of LARS and SGD
+# are those of a batch of 256 and grow with it.
+DEFAULT_LEARNING_RATE = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
+DEFAULT_WEIGHT_DECAY = {"adamw": 1e-4, "sgd": 5e-4, "lars": 1e-6}
+
+
+def default_learning_rate(name: str, batch_size: int) -> float:
+    """Peak learning rate that ``learning_rate="auto"`` stands for."""
+    base = DEFAULT_LEARNING_RATE[name]
+    return base if name == "adamw" else scaled_learning_rate(batch_size, base=base)
+
+
+def make_optimizer(
+    name: str, module: nn.Module, *, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Build "lars", "sgd" or "adamw" over a module; biases and normalisation never decay."""
+    params = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in params if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if name == "lars":
+        return LARS(groups, lr)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr)

@@ -1,0 +1,43 @@
+"""The projection head g(.) between the features h and the loss."""
+
+from torch import nn
+
+
+def projection_head(in_dim: int, out_dim: int, n_layers: int) -> nn.Sequential:
+    """Build the head that maps features h to projections z.
+
+    Parameters
+    ----------
+    in_dim : int
+        Width of h.
+    out_dim : int
+        Width of z; not used with `n_layers` 0.
+    n_layers : {0, 1, 2, 3}
+        0 is the identity, 1 linear, 2 the paper's MLP with one hidden layer as wide as h, and 3
+        that of SimCLRv2. Hidden layers are linear, batch normalisation, ReLU; the last layer is
+        linear and has no bias.
+
+    Returns
+    -------
+    nn.Sequential
+        Maps (n, in_dim) to (n, out_dim), or to itself with no layer.
+
+    References
+    ----------
+    .. [1] Chen, Kornblith, Norouzi & Hinton (2020), section 4.2.
+       https://arxiv.org/abs/2002.05709
+    .. [2] Chen, Kornblith, Swersky, Norouzi & Hinton (2020). Big Self-Supervised Models are
+       Strong Semi-Supervised Learners, section 2. https://arxiv.org/abs/2006.10029
+
+    Examples
+    --------
+    >>> from sklearn_simclr.projection import projection_head
+    >>> [type(layer).__name__ for layer in projection_head(512, 128, n_layers=2)]
+    ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
+    """
+    layers: list[nn.Module] = []
+    for _ in range(n_layers - 1):
+        layers += [nn.Linear(in_dim, in_dim, bias=False), nn.BatchNorm1d(in_dim), nn.ReLU()]
+    if n_layers:
+        layers.append(nn.Linear(in_dim, out_dim, bias=False))
+    return nn.Sequential(*layers)
