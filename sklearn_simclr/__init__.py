@@ -1,0 +1,6 @@
+"""SimCLR as a scikit-learn transformer."""
+
+from sklearn_simclr._transformer import SimCLRTransformer
+
+__all__ = ["SimCLRTransformer"]
+__version__ = "0.1.0"

@@ -1,0 +1,37 @@
+"""Fitted state to and from NumPy arrays and plain values."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def to_plain(value):
+    """Copy a state dict, with every tensor turned into a NumPy array."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy().copy()
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_plain(item) for item in value)
+    return value
+
+
+def to_tensors(value):
+    """Undo `to_plain`, on the CPU."""
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value)
+    if isinstance(value, dict):
+        return {key: to_tensors(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_tensors(item) for item in value)
+    return value
+
+
+def load_weights(network: nn.Module, weights: dict[str, np.ndarray]) -> None:
+    """Put weights that `to_plain` made of a network's state dict into a network like it."""
+    network.load_state_dict(to_tensors(weights))
+
+
+def load_moments(optimizer: torch.optim.Optimizer, moments: dict) -> None:
+    """Put moments that `to_plain` made of ``state_dict()["state"]`` into an optimizer like it."""
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": to_tensors(moments)})

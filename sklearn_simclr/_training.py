@@ -1,0 +1,226 @@
+"""The training loop and the passes over a trained network; knows torch, not scikit-learn."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sklearn_simclr._data import Samples, batch_shape, shuffled_batches
+from sklearn_simclr._device import cpu_generator, derived_seed, seeded_global_generator
+from sklearn_simclr.augmentation import resize, two_views
+from sklearn_simclr.losses import nt_xent
+
+_EVALUATED_ROWS = 256  # at a time
+_EPOCH_STREAM, _SCORE_STREAM = 1, 2  # what a seed is derived for
+
+
+class EpochRecord(NamedTuple):
+    """What one epoch came to."""
+
+    epoch: int  # counted from 0 over the life of the model
+    loss: float  # mean over the batches
+    learning_rate: float  # of the last step
+    seconds: float
+
+
+class SimCLRNetwork(nn.Module):
+    """Encoder and projection head behind the input normalisation learned in fit."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        n_features: int,
+        mean: np.ndarray,
+        scale: np.ndarray,
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.n_features = n_features
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features h (n, d) of images in [0, 1] (n, c, h, w), or of vectors."""
+        shape = (-1, 1, 1) if x.ndim == 4 else (-1,)
+        return self.encoder((x - self.mean.view(shape)) / self.scale.view(shape))
+
+
+class Views(NamedTuple):
+    """How a batch becomes two views."""
+
+    augmentation: Callable
+    image_size: int | None
+    draws_globally: bool  # whether views or encoder may draw from torch's global generator
+
+    def __call__(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return two views of each sample."""
+        if self.image_size and not hasattr(self.augmentation, "size"):
+            batch = resize(batch, self.image_size)
+        return two_views(self.augmentation, batch, generator)
+
+
+def check_views(network: SimCLRNetwork, samples: Samples, views: Views) -> None:
+    """Try the views and the network on two samples, before any long work.
+
+    Raises
+    ------
+    ValueError
+        If the augmentation fails, or returns something that the network cannot take.
+    """
+    batch = samples.batch(torch.arange(2))
+    name = f"augmentation={views.augmentation!r}"
+    try:
+        with _global_draws(views.draws_globally, 0, samples.device), torch.inference_mode():
+            pair = views(batch, cpu_generator(0))
+            network.eval()(torch.cat(pair))
+    except Exception as error:
+        raise ValueError(
+            f"{name} failed on a batch of shape {tuple(batch.shape)}, or made views that the "
+            f"encoder cannot take: {type(error).__name__}: {error}"
+        ) from error
+    for view in pair:
+        if len(view) != len(batch) or not view.is_floating_point():
+            raise ValueError(
+                f"{name} must return one float view a sample; for a batch of shape "
+                f"{tuple(batch.shape)} it returned {view.dtype} of shape {tuple(view.shape)}."
+            )
+
+
+def train(
+    network: SimCLRNetwork,
+    optimizer: torch.optim.Optimizer,
+    samples: Samples,
+    views: Views,
+    *,
+    n_epochs: int,
+    first_epoch: int,
+    batch_size: int,
+    temperature: float,
+    learning_rate_at: Callable[[int], float],
+    precision: torch.dtype,
+    seed: int,
+) -> Iterator[EpochRecord]:
+    """Train the network in place, and yield a record after each epoch.
+
+    All randomness of an epoch is a function of `seed` and of the epoch's number.
+
+    Parameters
+    ----------
+    learning_rate_at : callable
+        Maps the number of a step of this run, from 0, to its learning rate.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss of an epoch, or what it made of the weights, is not finite. Whatever ends an
+        epoch early, the network is left as it was before that epoch.
+    """
+    n_batches, _ = batch_shape(len(samples), batch_size)
+    for number in range(n_epochs):
+        epoch, start = first_epoch + number, time.perf_counter()
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        rates = [learning_rate_at(number * n_batches + batch) for batch in range(n_batches)]
+        try:
+            with _global_draws(views.draws_globally, derived_seed(seed, epoch), samples.device):
+                loss, largest_weight = _train_epoch(
+                    network,
+                    optimizer,
+                    samples,
+                    views,
+                    batch_size=batch_size,
+                    temperature=temperature,
+                    rates=rates,
+                    precision=precision,
+                    generator=cpu_generator(seed, _EPOCH_STREAM, epoch),
+                )
+            if not math.isfinite(loss + largest_weight):
+                raise FloatingPointError(
+                    f"Epoch {epoch + 1} ended with a loss of {loss} and weights up to "
+                    f"{largest_weight}: likely causes are a learning rate that is too high (here "
+                    f"up to {max(rates):.3g}), a very low temperature (temperature={temperature}), "
+                    "or an encoder or augmentation that overflows in "
+                    f"{str(precision).removeprefix('torch.')}."
+                )
+        except BaseException:
+            network.load_state_dict(before)
+            raise
+        yield EpochRecord(epoch, loss, rates[-1], time.perf_counter() - start)
+
+
+def _train_epoch(
+    network, optimizer, samples, views, *, batch_size, temperature, rates, precision, generator
+) -> list[float]:
+    """Take one step for each batch; return the mean loss and the largest weight.
+
+    Reading these two is the only wait for the device.
+    """
+    network.train()
+    total = torch.zeros((), dtype=torch.float32, device=samples.device)
+    batches = shuffled_batches(len(samples), batch_size, generator)
+    for index, rate in zip(batches, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        x = torch.cat(views(samples.batch(index), generator))  # (2n, c, h, w)
+        with torch.autocast(
+            samples.device.type, dtype=precision, enabled=precision != torch.float32
+        ):
+            z1, z2 = network.head(network(x)).chunk(2)  # (n, projection_dim) each
+        loss = nt_xent(z1, z2, temperature=temperature)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach()
+    weights = [
+        value
+        for value in network.state_dict().values()
+        if value.is_floating_point() and value.numel()
+    ]
+    largest = torch.stack([value.abs().max().float() for value in weights]).max()
+    return torch.stack([total / len(batches), largest]).tolist()
+
+
+@torch.inference_mode()
+def encode(network: SimCLRNetwork, samples: Samples, image_size: int | None) -> np.ndarray:
+    """Return the features h (n, d), float32, of whole samples."""
+    network.eval()
+    blocks = torch.arange(len(samples)).split(_EVALUATED_ROWS)
+    features = (network(_whole(samples.batch(index), image_size)).cpu() for index in blocks)
+    return torch.cat(list(features)).float().numpy()
+
+
+@torch.inference_mode()
+def discrimination_accuracy(
+    network: SimCLRNetwork, samples: Samples, views: Views, seed: int
+) -> float:
+    """Share of views whose nearest projection is the other view of the same sample.
+
+    Samples compete in blocks of at most 256, 510 other views at most, in the same draw of views
+    for the same seed.
+    """
+    network.eval()
+    generator = cpu_generator(seed, _SCORE_STREAM)
+    n_hits = torch.zeros((), dtype=torch.long, device=samples.device)
+    blocks = torch.arange(len(samples)).tensor_split(-(-len(samples) // _EVALUATED_ROWS))
+    with _global_draws(views.draws_globally, derived_seed(seed, _SCORE_STREAM), samples.device):
+        for index in blocks:
+            x = torch.cat(views(samples.batch(index), generator))
+            z = nn.functional.normalize(network.head(network(x)), dim=1)  # (2n, projection_dim)
+            similarity = (z @ z.T).fill_diagonal_(-torch.inf)
+            other = torch.arange(len(z), device=z.device).roll(len(index))
+            n_hits += (similarity.argmax(1) == other).sum()
+    return int(n_hits) / (2 * len(samples))
+
+
+def _whole(batch: Tensor, image_size: int | None) -> Tensor:
+    return resize(batch, image_size) if image_size else batch
+
+
+def _global_draws(needed: bool, seed: int, device: torch.device):
+    return seeded_global_generator(seed, device) if needed else contextlib.nullcontext()

@@ -1,0 +1,660 @@
+"""SimCLRTransformer: validates, calls the training loop, stores the result."""
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_simclr._data import (
+    Samples,
+    as_array,
+    batch_shape,
+    channel_statistics,
+    match_pixel_range,
+    read_image_shape,
+    read_pixel_range,
+)
+from sklearn_simclr._device import (
+    derived_seed,
+    plain_torch,
+    resolve_device,
+    resolve_precision,
+    seeded_global_generator,
+)
+from sklearn_simclr._persistence import load_moments, load_weights, to_plain
+from sklearn_simclr._training import (
+    EpochRecord,
+    SimCLRNetwork,
+    Views,
+    check_views,
+    discrimination_accuracy,
+    encode,
+    train,
+)
+from sklearn_simclr.augmentation import resolve_augmentation
+from sklearn_simclr.encoders import (
+    build_encoder,
+    feature_dim,
+    resolve_encoder,
+    torchvision_names,
+)
+from sklearn_simclr.optim import (
+    DEFAULT_WEIGHT_DECAY,
+    default_learning_rate,
+    make_optimizer,
+    warmup_cosine,
+)
+from sklearn_simclr.projection import projection_head
+
+_WARMUP_SHARE, _WARMUP_EPOCHS = 0.1, 10  # the shorter of the two
+_WEIGHTS_STREAM = 0  # what a seed is derived for
+# What the first training decides and later ones keep.
+_KEPT = (
+    "_encoder",
+    "_head",
+    "_n_features_out",
+    "_seed",
+    "_view_size",
+    "_weights",
+    "encoder_name_",
+    "image_shape_",
+    "loss_curve_",
+    "mean_",
+    "pixel_range_",
+    "scale_",
+)
+
+
+class SimCLRTransformer(
+    ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator
+):
+    """Learn features of unlabelled images or vectors by contrastive learning (SimCLR).
+
+    `fit` trains an encoder so that two random views of one sample are closer to each other than
+    to the views of all other samples of a batch; `transform` returns the encoder's features h.
+
+    Parameters
+    ----------
+    encoder : str, encoder object, nn.Module or callable, default="auto"
+        The network f(.). The name of a torchvision classification network, which loses its
+        classifier; "mlp"; an object of :mod:`sklearn_simclr.encoders`, whose options a grid search
+        can reach; an ``nn.Module``, which is copied, or a function without arguments that returns
+        one, mapping a batch to (n, d). "auto" is ``MLPEncoder()`` for vectors,
+        ``ConvNetEncoder()`` for images below 24 pixels a side, and beyond that
+        ``ResNetEncoder(18)`` of a quarter of the width up to 20,000 images, half up to 100,000,
+        then whole.
+    augmentation : str, augmentation object or callable, default="auto"
+        The random views. "simclr" for photographs, "scarf" for vectors, an object of
+        :mod:`sklearn_simclr.augmentation`, or a callable from a batch (n, c, h, w) in [0, 1], or
+        (n, d), to a batch. "auto" is ``FeatureCorruption(0.4)`` for vectors,
+        ``AffineAugmentation()`` for images of one channel, and ``SimCLRAugmentation()`` for the
+        others.
+    projection_dim : int, default=128
+        Width of the projections z that the loss compares.
+    projection_layers : {0, 1, 2, 3}, default=2
+        Layers of the projection head g(.): none, linear, the paper's MLP, that of SimCLRv2.
+    temperature : float, default=0.5
+        Divisor of the cosine similarities in the NT-Xent loss, > 0.
+    optimizer : {"auto", "adamw", "sgd", "lars"}, default="auto"
+        "auto" is "adamw".
+    learning_rate : float, default="auto"
+        Peak of the learning rate. "auto" is 0.002 for AdamW; for a batch of B samples
+        ``0.06 * B / 256`` for SGD and ``0.3 * B / 256`` for LARS.
+    weight_decay : float, default="auto"
+        Decay of the weights; biases and batch normalisation have none. "auto" is 1e-4 for AdamW,
+        5e-4 for SGD and 1e-6 for LARS.
+    batch_size : int, default=256
+        Largest number of samples in a batch, >= 2. An epoch is cut into equal batches.
+    max_epochs : int, default=100
+        Length of the training and of its schedule: linear warm-up over a tenth of it, at most 10
+        epochs, then cosine to zero. A callback may stop earlier.
+    image_shape : tuple of int, default=None
+        (h, w) or (h, w, c) if the rows of a 2-D X are images; None: they are vectors.
+    channel_axis : {-1, 1}, default=-1
+        Where the channels of images are, last or first.
+    image_size : int, default=None
+        Side in pixels at which views are made and images are encoded; None: the images' own.
+    device : str or torch.device, default="auto"
+        "auto" is CUDA, else MPS, else the CPU, looked up anew whenever it is needed.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Arithmetic of the training. "auto" is bfloat16 where the hardware multiplies it natively.
+        `transform` always computes in float32.
+    warm_start : bool, default=False
+        Whether another call to `fit` goes on from the present weights.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random. On a CPU an int gives the same result to the last bit.
+    verbose : int, default=0
+        Whether to print a line an epoch.
+
+    Attributes
+    ----------
+    n_iter_ : int
+        Epochs the encoder has been trained for.
+    loss_ : float
+        Mean loss of the last epoch.
+    loss_curve_ : list of float
+        Mean loss of each epoch.
+    n_features_in_ : int
+        Values in a sample, ``h * w * c`` for images.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns, if X has any.
+    image_shape_ : tuple of (int, int, int) or None
+        (h, w, c) of the images; None for vectors.
+    pixel_range_ : tuple of (float, float) or None
+        The values of pixels that stand for 0 and 1: those of uint8, of [0, 1] if the pixels lie
+        there, else the extremes in fit. None for vectors.
+    mean_, scale_ : ndarray of shape (c,) or (d,)
+        Mean and standard deviation of the channels, with pixels in [0, 1], or of the features.
+    encoder_name_, augmentation_name_, optimizer_name_ : str
+        What was used, with "auto" resolved.
+    learning_rate_, weight_decay_ : float
+        What was used, with "auto" resolved.
+
+    References
+    ----------
+    .. [1] Chen, Kornblith, Norouzi & Hinton (2020). A Simple Framework for Contrastive Learning
+       of Visual Representations. ICML. https://arxiv.org/abs/2002.05709
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_simclr import SimCLRTransformer
+    >>> digits = load_digits()
+    >>> images, labels = digits.images[:300], digits.target[:300]  # (300, 8, 8)
+    >>> simclr = SimCLRTransformer(max_epochs=3, random_state=0)
+    >>> model = make_pipeline(simclr, LogisticRegression()).fit(images, labels)
+    >>> model[0].transform(images).shape
+    (300, 128)
+    """
+
+    _parameter_constraints: dict = {
+        "encoder": [
+            StrOptions({"auto", "mlp", *torchvision_names()}),
+            HasMethods("build"),
+            callable,
+        ],
+        "augmentation": [StrOptions({"auto", "simclr", "scarf"}), callable],
+        "projection_dim": [Interval(Integral, 1, None, closed="left")],
+        "projection_layers": [Options(Integral, {0, 1, 2, 3})],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "optimizer": [StrOptions({"auto", "adamw", "sgd", "lars"})],
+        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "image_shape": [None, tuple, list],
+        "channel_axis": [Options(Integral, {-1, 1})],
+        "image_size": [None, Interval(Integral, 1, None, closed="left")],
+        "device": [str, torch.device],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        encoder="auto",
+        *,
+        augmentation="auto",
+        projection_dim=128,
+        projection_layers=2,
+        temperature=0.5,
+        optimizer="auto",
+        learning_rate="auto",
+        weight_decay="auto",
+        batch_size=256,
+        max_epochs=100,
+        image_shape=None,
+        channel_axis=-1,
+        image_size=None,
+        device="auto",
+        precision="auto",
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        self.encoder = encoder
+        self.augmentation = augmentation
+        self.projection_dim = projection_dim
+        self.projection_layers = projection_layers
+        self.temperature = temperature
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.image_shape = image_shape
+        self.channel_axis = channel_axis
+        self.image_size = image_size
+        self.device = device
+        self.precision = precision
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @plain_torch()
+    def fit(self, X, y=None):
+        """Train the encoder for `max_epochs` epochs.
+
+        Parameters
+        ----------
+        X : array-like
+            Images of shape (n, h, w), (n, h, w, c) or, with ``channel_axis=1``, (n, c, h, w);
+            rows (n, h * w * c) with `image_shape`; or vectors (n, d). At least two samples.
+            Arrays, memmaps, torch tensors, lists; 2-D data may be a frame.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        SimCLRTransformer
+            The fitted transformer itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, or X, the encoder or the augmentation do not fit.
+        FloatingPointError
+            If the loss is no longer finite. The transformer then holds the weights from before
+            that epoch, unless it was the first.
+        """
+        with self._keeping_the_old():
+            run = self._prepare(X, continuing=self.warm_start and self.__sklearn_is_fitted__())
+            context = self._init_callback_context(max_subtasks=self.max_epochs)
+            context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            epochs = self._epochs(run, self.max_epochs, self._schedule(run))
+            try:
+                for _ in range(self.max_epochs):
+                    task = context.subcontext(task_name="epoch")
+                    task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+                    next(epochs)
+                    if task.call_on_fit_task_end(
+                        estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
+                    ):
+                        break
+            finally:
+                self._store(run)
+        context.call_on_fit_task_end(
+            estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
+        )
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @plain_torch()
+    def partial_fit(self, X, y=None):
+        """Train the encoder for one epoch over X, at a constant learning rate.
+
+        The first call learns the input normalisation and builds the network; later calls go on
+        from the present weights and the moments of the optimizer.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `fit`.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        SimCLRTransformer
+            The fitted transformer itself.
+
+        Raises
+        ------
+        ValueError, FloatingPointError
+            As in `fit`.
+        """
+        self._validate_params()  # scikit-learn does it at the first call only
+        with self._keeping_the_old():
+            continuing = self.__sklearn_is_fitted__()
+            run = self._prepare(X, continuing=continuing)
+            same_optimizer = continuing and run.fitted["optimizer_name_"] == self.optimizer_name_
+            if same_optimizer and self._moments:
+                load_moments(run.optimizer, self._moments)
+            peak = run.fitted["learning_rate_"]
+            next(self._epochs(run, 1, lambda step: peak))
+            self._store(run)
+            self._moments = to_plain(run.optimizer.state_dict()["state"])
+        return self
+
+    def transform(self, X):
+        """Return the features h of the samples.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `fit`, of the same shape of sample; one sample or more.
+
+        Returns
+        -------
+        ndarray of shape (n, d), float32
+            Features; the same whatever else is in X.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If `fit` has not been called.
+        ValueError
+            If X does not match what was fitted.
+        """
+        return self._features(X)
+
+    @plain_torch()
+    def score(self, X, y=None):
+        """Share of random views that are told apart from other samples' views.
+
+        Two fresh views of every sample are projected, and each has to find its partner as the
+        nearest of all views, by cosine similarity, in blocks of at most 256 samples. Needs no
+        labels and is the same at every call. Weaker augmentations make it easier, so compare it
+        between models of one augmentation and on as many samples.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `fit`, of the same shape of sample; two samples or more.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+            In [0, 1]; higher is better, chance is ``1 / (2 * min(n, 256) - 1)``.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If `fit` has not been called.
+        ValueError
+            If X does not match what was fitted.
+        """
+        network, samples = self._restore(X, min_samples=2)
+        views = Views(self._augmentation, self._view_size, _draws_globally(vars(self)))
+        return discrimination_accuracy(network, samples, views, self._seed)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_weights")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    @plain_torch()
+    def _features(self, X) -> np.ndarray:
+        """Do the work of `transform`, which scikit-learn wraps."""
+        network, samples = self._restore(X, min_samples=1)
+        return encode(network, samples, self._view_size)
+
+    def _check_rows(self, X, *, reset: bool, min_samples: int) -> tuple[np.ndarray, tuple | None]:
+        """Validate X; return its rows (n, values of a sample) and the shape of its images."""
+        X = as_array(X)
+        image_shape = None
+        if hasattr(X, "shape"):
+            image_shape = read_image_shape(tuple(X.shape), self.image_shape, self.channel_axis)
+        if not reset and image_shape != self.image_shape_:
+            raise ValueError(
+                f"X holds {_describe(image_shape)}, but {type(self).__name__} was fitted on "
+                f"{_describe(self.image_shape_)}. Bring X to that shape first."
+            )
+        if getattr(X, "ndim", 2) > 2:
+            X = X.reshape(len(X), math.prod(X.shape[1:]))
+        rows = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float32, np.uint8],  # the first is what other dtypes become
+            ensure_min_samples=min_samples,
+        )
+        return rows, image_shape
+
+    def _samples(self, rows: np.ndarray, image_shape, pixel_range, device) -> Samples:
+        return Samples(rows, image_shape, self.channel_axis == 1, pixel_range, device)
+
+    def _restore(self, X, *, min_samples: int) -> tuple[SimCLRNetwork, Samples]:
+        """Rebuild the trained network on the device of this moment, and put X beside it."""
+        check_is_fitted(self)
+        device = resolve_device(self.device)
+        rows, image_shape = self._check_rows(X, reset=False, min_samples=min_samples)
+        pixel_range = image_shape and match_pixel_range(rows, self.pixel_range_)
+        samples = self._samples(rows, image_shape, pixel_range, device)
+        return _build_network(vars(self), samples), samples
+
+    def _prepare(self, X, *, continuing: bool) -> "_Run":
+        """Do everything that can go wrong before the training starts."""
+        device = resolve_device(self.device)
+        rows, image_shape = self._check_rows(X, reset=not continuing, min_samples=2)
+        if continuing:
+            self._check_unchanged()
+            fitted = {name: vars(self)[name] for name in _KEPT}
+            fitted["loss_curve_"] = list(self.loss_curve_)
+            pixel_range = image_shape and match_pixel_range(rows, self.pixel_range_)
+            samples = self._samples(rows, image_shape, pixel_range, device)
+        else:
+            pixel_range = image_shape and read_pixel_range(rows)
+            samples = self._samples(rows, image_shape, pixel_range, device)
+            fitted = self._decide(samples)
+        fitted |= self._settings(samples, fitted["_view_size"])
+        network = _build_network(fitted, samples)
+        fitted["_n_features_out"] = network.n_features
+        if not any(param.requires_grad for param in network.parameters()):
+            raise ValueError(
+                f"encoder={fitted['_encoder']!r} has no weights to train, and with "
+                f"projection_layers={self.projection_layers} there is no projection head either."
+            )
+        views = Views(fitted["_augmentation"], fitted["_view_size"], _draws_globally(fitted))
+        check_views(network, samples, views)
+        optimizer = make_optimizer(
+            fitted["optimizer_name_"],
+            network,
+            lr=fitted["learning_rate_"],
+            weight_decay=fitted["weight_decay_"],
+        )
+        return _Run(network, optimizer, samples, views, fitted, len(fitted["loss_curve_"]))
+
+    def _check_unchanged(self) -> None:
+        """Refuse to go on with a model whose parameters now ask for another network."""
+        asked = {
+            "projection_dim": (self.projection_dim, self._head[0]),
+            "projection_layers": (self.projection_layers, self._head[1]),
+            "image_size": (self.image_size, self._view_size),
+        }
+        if self.encoder != "auto" and isinstance(self.encoder, str | BaseEstimator):
+            asked["encoder"] = (_name(resolve_encoder(self.encoder, (), 0)), self.encoder_name_)
+        for name, (now, fitted) in asked.items():
+            if now != fitted:
+                raise ValueError(
+                    f"{name}={now!r} differs from the {fitted!r} of the model that the training "
+                    "would go on from. Change it back, or start anew by fit with warm_start=False."
+                )
+
+    def _decide(self, samples: Samples) -> dict:
+        """Choose what a model keeps for life: its seed, encoder, head and input normalisation."""
+        if samples.image_shape is None and self.image_size is not None:
+            raise ValueError(
+                f"image_size={self.image_size} needs images, but the rows of X are vectors. Pass "
+                "image_shape=(height, width) if they are images, or leave image_size=None."
+            )
+        input_shape = _network_input(samples, self.image_size)
+        encoder = resolve_encoder(self.encoder, input_shape, len(samples))
+        mean, scale = channel_statistics(samples)
+        return {
+            "_seed": int(check_random_state(self.random_state).randint(2**31 - 1)),
+            "_encoder": encoder,
+            "_head": (self.projection_dim, self.projection_layers),
+            "_view_size": self.image_size,
+            "encoder_name_": _name(encoder),
+            "image_shape_": samples.image_shape,
+            "pixel_range_": samples.pixel_range,
+            "mean_": mean,
+            "scale_": scale,
+            "loss_curve_": [],
+        }
+
+    def _settings(self, samples: Samples, view_size: int | None) -> dict:
+        """Resolve what may change from one training of a model to the next."""
+        n_samples = len(samples)
+        if n_samples < self.batch_size:
+            warnings.warn(
+                f"batch_size={self.batch_size} is larger than the data: every epoch is one batch "
+                f"of {n_samples} samples, which has fewer negatives.",
+                UserWarning,
+                stacklevel=6,  # the caller of fit
+            )
+        augmentation = resolve_augmentation(self.augmentation, samples.image_shape, view_size)
+        optimizer = "adamw" if self.optimizer == "auto" else self.optimizer
+        _, size = batch_shape(n_samples, self.batch_size)
+        learning_rate, weight_decay = self.learning_rate, self.weight_decay
+        if learning_rate == "auto":
+            learning_rate = default_learning_rate(optimizer, size)
+        if weight_decay == "auto":
+            weight_decay = DEFAULT_WEIGHT_DECAY[optimizer]
+        return {
+            "_augmentation": augmentation,
+            "_moments": None,
+            "augmentation_name_": _name(augmentation),
+            "optimizer_name_": optimizer,
+            "learning_rate_": float(learning_rate),
+            "weight_decay_": float(weight_decay),
+        }
+
+    def _schedule(self, run: "_Run") -> Callable[[int], float]:
+        """Learning rate of each step of a whole training."""
+        n_batches, _ = batch_shape(len(run.samples), self.batch_size)
+        n_steps = self.max_epochs * n_batches
+        n_warmup_steps = round(n_steps * min(_WARMUP_SHARE, _WARMUP_EPOCHS / self.max_epochs))
+        peak = run.fitted["learning_rate_"]
+        return lambda step: peak * warmup_cosine(step, n_steps, n_warmup_steps)
+
+    def _epochs(
+        self, run: "_Run", n_epochs: int, learning_rate_at: Callable[[int], float]
+    ) -> Iterator[EpochRecord]:
+        """Train, and keep and print the record of each epoch."""
+        for record in train(
+            run.network,
+            run.optimizer,
+            run.samples,
+            run.views,
+            n_epochs=n_epochs,
+            first_epoch=run.first_epoch,
+            batch_size=self.batch_size,
+            temperature=self.temperature,
+            learning_rate_at=learning_rate_at,
+            precision=resolve_precision(self.precision, run.samples.device),
+            seed=run.fitted["_seed"],
+        ):
+            run.fitted["loss_curve_"].append(record.loss)
+            if self.verbose:
+                print(
+                    f"epoch {record.epoch + 1}/{run.first_epoch + n_epochs}  "
+                    f"loss {record.loss:.4f}  learning rate {record.learning_rate:.2e}  "
+                    f"{record.seconds:.1f} s"
+                )
+            yield record
+
+    @contextlib.contextmanager
+    def _keeping_the_old(self) -> Iterator[None]:
+        """Undo what reading X has changed, if a training fails before it has brought anything."""
+        names = ("n_features_in_", "feature_names_in_")
+        before = {name: vars(self)[name] for name in names if name in vars(self)}
+        weights = vars(self).get("_weights")
+        try:
+            yield
+        except BaseException:
+            if vars(self).get("_weights") is weights:
+                for name in names:
+                    vars(self).pop(name, None)
+                vars(self).update(before)
+            raise
+
+    def _store(self, run: "_Run") -> None:
+        """Take over the state of a training that has finished at least one epoch."""
+        if len(run.fitted["loss_curve_"]) > run.first_epoch:
+            vars(self).update(run.snapshot())
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One training: its live parts, and the attributes that it gives the estimator."""
+
+    network: SimCLRNetwork
+    optimizer: torch.optim.Optimizer
+    samples: Samples
+    views: Views
+    fitted: dict
+    first_epoch: int
+
+    def snapshot(self) -> dict:
+        """Return the attributes as they are now, sharing nothing with the live network."""
+        loss_curve = list(self.fitted["loss_curve_"])
+        return self.fitted | {
+            "_weights": to_plain(self.network.state_dict()),
+            "loss_curve_": loss_curve,
+            "loss_": loss_curve[-1],
+            "n_iter_": len(loss_curve),
+        }
+
+
+def _build_network(fitted: dict, samples: Samples) -> SimCLRNetwork:
+    """Make the network that the fitted attributes describe, on the device of the samples."""
+    input_shape = _network_input(samples, fitted["_view_size"])
+    seed = derived_seed(fitted["_seed"], _WEIGHTS_STREAM)
+    with seeded_global_generator(seed, torch.device("cpu")):
+        encoder = build_encoder(fitted["_encoder"], input_shape)
+        n_features = fitted.get("_n_features_out")
+        if n_features is None:
+            n_features = feature_dim(encoder, input_shape, fitted["_encoder"])
+        head = projection_head(n_features, *fitted["_head"])
+    network = SimCLRNetwork(encoder, head, n_features, fitted["mean_"], fitted["scale_"])
+    if "_weights" in fitted:
+        load_weights(network, fitted["_weights"])
+    layout = torch.channels_last if samples.image_shape else torch.preserve_format
+    return network.to(samples.device, memory_format=layout)
+
+
+def _network_input(samples: Samples, view_size: int | None) -> tuple[int, ...]:
+    """Shape of a sample as the encoder sees it: (c, h, w) or (d,)."""
+    if view_size is None:
+        return samples.input_shape
+    return samples.input_shape[0], view_size, view_size
+
+
+def _draws_globally(fitted: dict) -> bool:
+    """Whether the encoder or the views may draw from torch's global generator; ours do not."""
+    own = (
+        type(fitted[name]).__module__.startswith("sklearn_simclr.")
+        for name in ("_encoder", "_augmentation")
+    )
+    return not all(own)
+
+
+def _name(part) -> str:
+    """How to call an encoder or an augmentation that may be any object."""
+    if isinstance(part, str):
+        return part
+    if isinstance(part, BaseEstimator):
+        return repr(part)
+    return getattr(part, "__name__", type(part).__name__)
+
+
+def _describe(image_shape: tuple[int, int, int] | None) -> str:
+    return "vectors" if image_shape is None else f"images of (h, w, c) = {image_shape}"
