@@ -1,0 +1,341 @@
+"""Every kind of X to the same batches, and its statistics against NumPy."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sklearn_simclr import _data
+from sklearn_simclr._data import (
+    Samples,
+    as_array,
+    batch_shape,
+    channel_statistics,
+    match_pixel_range,
+    read_image_shape,
+    read_pixel_range,
+    shuffled_batches,
+)
+
+CPU = torch.device("cpu")
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
+IMAGES[0, 0, 0, :2] = 0, 255
+FIRST = IMAGES.transpose(0, 3, 1, 2)
+ROWS = IMAGES.reshape(10, -1)
+
+
+def read(X, image_shape=None, channel_axis=-1):
+    """Samples of an X, by the way that leads from one to the other."""
+    X = as_array(X)
+    shape = read_image_shape(X.shape, image_shape, channel_axis)
+    rows = X.reshape(len(X), -1)
+    if rows.dtype not in (np.uint8, np.float32):
+        rows = rows.astype(np.float32)
+    return Samples(rows, shape, channel_axis == 1, shape and read_pixel_range(rows), CPU)
+
+
+def whole_batch(samples):
+    return samples.batch(torch.arange(len(samples)))
+
+
+@pytest.mark.parametrize(
+    "X, image_shape, channel_axis",
+    [
+        pytest.param(IMAGES, None, -1, id="uint8"),
+        pytest.param(IMAGES / np.float32(255), None, -1, id="float32"),
+        pytest.param(IMAGES / 255, None, -1, id="float64"),
+        pytest.param(IMAGES.astype(float), None, -1, id="float in 0..255"),
+        pytest.param(IMAGES.astype(int), None, -1, id="int64"),
+        pytest.param(np.asfortranarray(IMAGES), None, -1, id="fortran order"),
+        pytest.param(FIRST, None, 1, id="channels first"),
+        pytest.param(np.ascontiguousarray(FIRST), None, 1, id="channels first, contiguous"),
+        pytest.param(ROWS, (6, 5, 3), -1, id="rows"),
+        pytest.param(ROWS, [6, 5, 3], -1, id="rows, shape in a list"),
+        pytest.param(FIRST.reshape(10, -1), (6, 5, 3), 1, id="rows, channels first"),
+        pytest.param(IMAGES.tolist(), None, -1, id="nested list"),
+        pytest.param(list(IMAGES), None, -1, id="list of arrays"),
+        pytest.param(tuple(torch.from_numpy(IMAGES.copy())), None, -1, id="tuple of tensors"),
+        pytest.param(torch.from_numpy(IMAGES.copy()), None, -1, id="torch uint8"),
+        pytest.param(
+            torch.tensor(IMAGES / 255, requires_grad=True), None, -1, id="torch with gradient"
+        ),
+    ],
+)
+def test_every_form_of_the_images_gives_the_same_batch(X, image_shape, channel_axis):
+    samples = read(X, image_shape, channel_axis)
+    batch = whole_batch(samples)
+    assert len(samples) == 10
+    assert samples.image_shape == (6, 5, 3) and samples.input_shape == (3, 6, 5)
+    assert batch.dtype == torch.float32
+    np.testing.assert_array_equal(batch.numpy(), FIRST.astype(np.float32) / np.float32(255))
+
+
+def test_gray_images_get_a_channel():
+    gray = IMAGES[..., 0]
+    expected = gray[:, None].astype(np.float32) / np.float32(255)
+    for X, image_shape in [(gray, None), (gray[..., None], None), (gray.reshape(10, -1), (6, 5))]:
+        samples = read(X, image_shape)
+        assert samples.image_shape == (6, 5, 1)
+        np.testing.assert_array_equal(whole_batch(samples).numpy(), expected)
+
+
+def test_a_read_only_memmap_is_read_without_a_warning(tmp_path):
+    path = tmp_path / "images"
+    IMAGES.tofile(path)
+    X = np.memmap(path, dtype=np.uint8, mode="r", shape=IMAGES.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batch = whole_batch(read(X))
+    np.testing.assert_array_equal(batch.numpy(), FIRST.astype(np.float32) / np.float32(255))
+
+
+@pytest.mark.parametrize("X", [IMAGES, IMAGES / np.float32(255), ROWS.astype(np.float32)])
+def test_batches_are_the_chosen_rows_and_never_write_to_the_data(X):
+    before = X.copy()
+    samples = read(X)
+    index = torch.tensor([3, 0, 3])
+    whole = whole_batch(samples)
+    batch = samples.batch(index)
+    assert torch.equal(batch, whole[index])
+    batch.fill_(-1)
+    assert np.array_equal(X, before)
+
+
+def test_vectors_are_unchanged():
+    vectors = np.random.default_rng(0).normal(50, 100, (7, 4)).astype(np.float32)
+    samples = read(vectors)
+    assert samples.image_shape is None and samples.input_shape == (4,)
+    assert np.array_equal(whole_batch(samples).numpy(), vectors)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_torch_tensors_of_any_float_dtype(dtype):
+    X = torch.tensor([[0.5, 2.0], [-1.0, 4.0]], dtype=dtype)
+    assert np.array_equal(as_array(X).astype(np.float64), X.double().numpy())
+
+
+def test_frames_and_sparse_matrices_are_left_alone():
+    frame = pd.DataFrame({"a": [1, 2], "b": [3, 4]})
+    assert as_array(frame) is frame
+
+
+@pytest.mark.parametrize(
+    "X", [[np.zeros((2, 2)), np.zeros((3, 2))], [[1, 2], [3]], (np.zeros(2), np.zeros(3))]
+)
+def test_samples_of_different_shapes_are_refused_with_the_mend(X):
+    with pytest.raises(ValueError, match=r"samples of one shape.* Bring all images to one size"):
+        as_array(X)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        ["a.png", "b.png"],
+        np.array(["a.png", "b.png"]),
+        np.array(["a.png", "b.png"], dtype=object),
+        np.array([["a.png"], ["b.png"]]),
+        pd.Series(["a.png", "b.png"], index=[5, 6]),
+    ],
+    ids=["list", "array", "object array", "2-D array", "series"],
+)
+def test_text_is_refused_with_the_mend(X):
+    with pytest.raises(ValueError, match="X must hold numbers, got text: pass the pixels"):
+        as_array(X)
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    "shape, image_shape, channel_axis, expected",
+    [
+        ((10, 7), None, -1, None),
+        ((10,), None, -1, None),
+        ((10, 12), (3, 4), -1, (3, 4, 1)),
+        ((10, 24), (3, 4, 2), -1, (3, 4, 2)),
+        ((10, 3, 4), None, -1, (3, 4, 1)),
+        ((10, 3, 4), (3, 4), -1, (3, 4, 1)),
+        ((10, 8, 9, 3), None, -1, (8, 9, 3)),
+        ((10, 8, 9, 7), None, -1, (8, 9, 7)),
+        ((10, 7, 8, 9), None, 1, (8, 9, 7)),
+        ((10, 3, 8, 9), None, 1, (8, 9, 3)),
+        ((10, 3, 3, 3), None, -1, (3, 3, 3)),
+        ((10, 3, 8, 1), None, 1, (8, 1, 3)),
+        ((10, 3, 8, 1), None, -1, (3, 8, 1)),
+    ],
+)
+def test_read_image_shape(shape, image_shape, channel_axis, expected):
+    assert read_image_shape(shape, image_shape, channel_axis) == expected
+
+
+@pytest.mark.parametrize(
+    "shape, image_shape, channel_axis, message",
+    [
+        ((10, 13), (3, 4), -1, r"image_shape=\(3, 4, 1\) needs rows of 12 values.*\(10, 13\)"),
+        ((10, 3, 8, 9), None, -1, r"\(10, 3, 8, 9\) looks as if .* first.* Pass channel_axis=1"),
+        ((10, 8, 9, 3), None, 1, r"\(10, 8, 9, 3\) looks as if .* last.* Pass channel_axis=-1"),
+        (
+            (10, 8, 9),
+            (9, 8),
+            -1,
+            r"image_shape=\(9, 8, 1\) .*\(10, 8, 9\).* Leave image_shape=None",
+        ),
+        ((10, 2, 8, 9, 3), None, -1, r"with channel_axis=1, \(n, c, h, w\); got shape \(10, 2,"),
+    ],
+)
+def test_shapes_that_contradict_are_refused_with_the_mend(
+    shape, image_shape, channel_axis, message
+):
+    with pytest.raises(ValueError, match=message):
+        read_image_shape(shape, image_shape, channel_axis)
+
+
+# Pixel ranges
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (np.array([3, 200], np.uint8), (0.0, 255.0)),
+        (np.array([0, 1], np.uint8), (0.0, 255.0)),
+        (np.array([0.2, 0.7]), (0.0, 1.0)),
+        (np.array([0.0, 0.0]), (0.0, 1.0)),
+        (np.array([0.0, 16.0]), (0.0, 16.0)),
+        (np.array([-1.0, 1.0]), (-1.0, 1.0)),
+        (np.array([7.0, 7.0]), (7.0, 8.0)),
+    ],
+)
+def test_read_pixel_range(values, expected):
+    assert read_pixel_range(values[None]) == expected
+
+
+@pytest.mark.parametrize(
+    "values, fitted, expected",
+    [
+        (np.array([3, 200], np.uint8), (0.0, 1.0), (0.0, 255.0)),
+        (np.array([3, 200], np.uint8), (0.0, 255.0), (0.0, 255.0)),
+        (np.array([3, 200], np.uint8), (0.0, 16.0), (0.0, 16.0)),
+        (np.array([3.0, 200.0]), (0.0, 255.0), (0.0, 255.0)),
+        (np.array([0.0, 0.0]), (0.0, 255.0), (0.0, 255.0)),  # black
+        (np.array([0.1, 0.5]), (0.0, 1.0), (0.0, 1.0)),
+        (np.array([0.1, 0.5]), (0.0, 16.0), (0.0, 16.0)),
+        (np.array([-3.0, 20.0]), (0.0, 16.0), (0.0, 16.0)),
+    ],
+)
+def test_match_pixel_range(values, fitted, expected):
+    assert match_pixel_range(values[None], fitted) == expected
+
+
+@pytest.mark.parametrize("largest", [0.5, 1.0])
+def test_pixels_in_0_to_1_are_refused_by_a_model_of_bytes(largest):
+    rows = np.array([[0.0, largest]], np.float32)
+    with pytest.raises(ValueError, match=r"float32 values in \[0, 1\].* Pass X \* 255"):
+        match_pixel_range(rows, (0.0, 255.0))
+
+
+# Statistics
+
+
+@pytest.mark.parametrize("block_values", [1, 200, 2**24])
+@pytest.mark.parametrize("channel_axis", [-1, 1])
+def test_channel_statistics_equal_numpy(monkeypatch, block_values, channel_axis):
+    monkeypatch.setattr(_data, "_BLOCK_VALUES", block_values)
+    X = IMAGES if channel_axis == -1 else FIRST
+    mean, scale = channel_statistics(read(X, None, channel_axis))
+    pixels = IMAGES.astype(np.float64).reshape(-1, 3) / 255
+    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(scale, pixels.std(0), rtol=1e-6)
+    assert mean.dtype == scale.dtype == np.float32
+
+
+@pytest.mark.parametrize("block_values", [8, 2**24])
+def test_feature_statistics_equal_numpy(monkeypatch, block_values):
+    monkeypatch.setattr(_data, "_BLOCK_VALUES", block_values)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal([0, 1000, -5, 3], [1, 0.5, 1e-3, 40], (300, 4)).astype(np.float32)
+    mean, scale = channel_statistics(read(vectors))
+    np.testing.assert_allclose(mean, vectors.astype(np.float64).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(scale, vectors.astype(np.float64).std(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("X", [np.full((5, 4, 4), 77, np.uint8), np.full((5, 3), 0.1)])
+def test_the_scale_of_a_constant_is_one(X):
+    mean, scale = channel_statistics(read(X))
+    np.testing.assert_allclose(mean, 77 / 255 if X.ndim == 3 else 0.1, rtol=1e-6)
+    assert (scale == 1).all()
+
+
+# Batches of an epoch
+
+
+def test_batches_of_an_epoch_leave_out_as_little_as_possible():
+    for n in range(2, 300):
+        for batch_size in (2, 3, 4, 5, 7, 16, 64, 100, 255, 256, 1000):
+            n_batches, size = batch_shape(n, batch_size)
+            sit_out = n - n_batches * size
+            assert n_batches >= 1
+            assert 2 <= size <= batch_size
+            assert 0 <= sit_out < max(n_batches, 2)
+
+
+@pytest.mark.parametrize(
+    "n, batch_size, expected",
+    [
+        (2, 2, (1, 2)),
+        (3, 2, (1, 2)),
+        (5, 2, (2, 2)),
+        (7, 3, (3, 2)),
+        (256, 256, (1, 256)),
+        (257, 256, (2, 128)),
+        (100, 256, (1, 100)),
+        (1024, 256, (4, 256)),
+        (50_000, 512, (98, 510)),
+    ],
+)
+def test_batch_shape(n, batch_size, expected):
+    assert batch_shape(n, batch_size) == expected
+
+
+@pytest.mark.parametrize("n, batch_size", [(2, 2), (3, 2), (100, 256), (257, 256), (1000, 64)])
+def test_shuffled_batches_hold_no_index_twice(n, batch_size):
+    index = shuffled_batches(n, batch_size, torch.Generator().manual_seed(0))
+    assert index.shape == batch_shape(n, batch_size)
+    assert len(index.unique()) == index.numel()
+    assert index.min() >= 0 and index.max() < n
+
+
+def test_shuffled_batches_are_shuffled_by_the_generator():
+    def draw(seed):
+        return shuffled_batches(1000, 64, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(draw(0), draw(0))
+    assert not torch.equal(draw(0), draw(1))
+    assert not torch.equal(draw(0).flatten().sort().values, draw(0).flatten())
+
+
+def test_every_row_gets_its_turn():
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.cat([shuffled_batches(9, 4, generator).flatten() for _ in range(100)])
+    n_turns = torch.bincount(seen, minlength=9)
+    assert n_turns.min() > 60
+
+
+@pytest.mark.parametrize("image_shape", [(64,), (8, 8, 1, 1), (8, -8), (8.0, 8)])
+def test_an_image_shape_that_is_none_is_refused(image_shape):
+    with pytest.raises(ValueError, match="image_shape must be"):
+        read_image_shape((10, 64), image_shape, -1)
+
+
+def test_pixels_far_beyond_the_unit_range_of_fit_are_refused():
+    rows = np.array([[0.0, 255.0]], dtype=np.float32)
+    with pytest.raises(ValueError, match="X reaches 255"):
+        match_pixel_range(rows, (0.0, 1.0))
+
+
+def test_a_list_of_tensors_is_stacked():
+    tensors = [torch.ones(2, 3, requires_grad=True), torch.zeros(2, 3, dtype=torch.float32)]
+    np.testing.assert_array_equal(as_array(tensors), [np.ones((2, 3)), np.zeros((2, 3))])
+    with pytest.raises(ValueError, match="ragged"):
+        as_array([torch.ones(2, 3), torch.ones(3, 3)])

@@ -1,0 +1,174 @@
+"""The same promises on a GPU; skipped where there is none."""
+
+import pickle
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from torch import nn
+
+from sklearn_simclr._training import Views
+from sklearn_simclr.augmentation import AffineAugmentation, FeatureCorruption, SimCLRAugmentation
+from sklearn_simclr.encoders import ResNetEncoder
+
+pytestmark = pytest.mark.gpu
+
+
+def dropout_factory():
+    return nn.Sequential(nn.Flatten(), nn.Linear(768, 16), nn.ReLU(), nn.Dropout(0.5))
+
+
+@pytest.fixture
+def resnet(simclr):
+    def make(**params):
+        defaults = {"encoder": ResNetEncoder(width=0.125), "device": "cuda", "max_epochs": 3}
+        return simclr(**defaults | params)
+
+    return make
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_fit_and_transform(resnet, photos, precision):
+    images, _ = photos
+    model = resnet(precision=precision, max_epochs=20).fit(images)
+    features = model.transform(images)
+    assert features.dtype == np.float32 and np.isfinite(features).all()
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
+    assert 0 <= model.score(images) <= 1
+    model.partial_fit(images)
+    assert model.n_iter_ == 21
+
+
+def test_auto_is_the_gpu(resnet, photos):
+    images, _ = photos
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.max_memory_allocated()
+    resnet(device="auto").fit(images)
+    assert torch.cuda.max_memory_allocated() > before
+
+
+def test_pickle_of_a_gpu_model_gives_the_same_features_on_a_cpu(resnet, photos):
+    images, _ = photos
+    model = resnet(device="auto").fit(images)
+    data = pickle.dumps(model)
+    assert b"cuda" not in data
+    on_cpu = pickle.loads(data).set_params(device="cpu")
+    assert_allclose(on_cpu.transform(images), model.transform(images), rtol=1e-2, atol=1e-2)
+    assert on_cpu.partial_fit(images).n_iter_ == 4
+
+
+def test_pickle_of_a_cpu_model_gives_the_same_features_on_a_gpu(resnet, photos):
+    images, _ = photos
+    model = resnet(device="cpu").partial_fit(images)
+    on_gpu = pickle.loads(pickle.dumps(model)).set_params(device="cuda")
+    assert_allclose(on_gpu.transform(images), model.transform(images), rtol=1e-2, atol=1e-2)
+    assert on_gpu.partial_fit(images).n_iter_ == 2
+
+
+def test_nothing_stays_on_the_gpu(resnet, photos):
+    images, _ = photos
+    resnet(max_epochs=1).fit(images)  # what libraries keep for themselves
+    before = torch.cuda.memory_allocated()
+    model = resnet().fit(images)
+    model.transform(images)
+    model.score(images)
+    model.partial_fit(images)
+    assert torch.cuda.memory_allocated() <= before
+    moved = pickle.dumps(model.set_params(device="auto"))
+    assert b"cuda" not in moved
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"encoder": dropout_factory, "augmentation": torch.rand_like}],
+    ids=["ours", "global draws"],
+)
+def test_process_is_left_as_it_was(resnet, photos, params):
+    images, _ = photos
+
+    def state():
+        flags = ("enabled", "benchmark", "deterministic", "allow_tf32")
+        return (
+            [value.tolist() for value in torch.cuda.get_rng_state_all()],
+            torch.get_rng_state().tolist(),
+            torch.cuda.current_device(),
+            [getattr(torch.backends.cudnn, flag) for flag in flags],
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.get_float32_matmul_precision(),
+        )
+
+    before = state()
+    model = resnet(**params).fit(images)
+    model.transform(images)
+    model.score(images)
+    assert state() == before
+
+
+def test_global_draws_are_seeded(resnet, photos):
+    images, _ = photos
+    params = {"encoder": dropout_factory, "precision": "float32"}
+    first, second = (resnet(**params).fit(images).transform(images) for _ in range(2))
+    assert_allclose(first, second, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        SimCLRAugmentation(),
+        SimCLRAugmentation(size=48, blur_p=1.0),
+        AffineAugmentation(),
+        FeatureCorruption(),
+    ],
+    ids=str,
+)
+def test_one_seed_gives_one_pair_of_views_on_every_device(augmentation):
+    shape = (16, 12) if isinstance(augmentation, FeatureCorruption) else (16, 3, 40, 40)
+    batch = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    views = Views(augmentation, None, False)
+    on_cpu, on_gpu = (
+        views(batch.to(device), torch.Generator().manual_seed(0)) for device in ("cpu", "cuda")
+    )
+    for one, other in zip(on_cpu, on_gpu, strict=True):
+        assert other.device.type == "cuda"
+        assert_allclose(one, other.cpu(), atol=1e-3)
+
+
+def test_training_is_close_to_that_of_the_cpu(resnet, photos):
+    images, _ = photos
+    on_cpu, on_gpu = (
+        resnet(device=device, precision="float32", max_epochs=1).fit(images)
+        for device in ("cpu", "cuda")
+    )
+    assert on_gpu.loss_ == pytest.approx(on_cpu.loss_, rel=0.02)
+    assert_allclose(on_gpu.mean_, on_cpu.mean_, rtol=1e-5)
+
+
+def test_data_beyond_the_memory_of_the_gpu_is_sent_batch_by_batch(resnet, photos, monkeypatch):
+    images, _ = photos
+    resident = resnet(precision="float32").fit(images)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (1, 1))
+    streamed = resnet(precision="float32").fit(images)
+    assert streamed.loss_curve_ == pytest.approx(resident.loss_curve_, rel=1e-2)
+
+
+def test_tensors_on_the_gpu_are_taken(resnet, photos):
+    images, _ = photos
+    model = resnet().fit(images)
+    on_gpu = torch.tensor(images, device="cuda")
+    assert_array_equal(model.transform(on_gpu), model.transform(images))
+
+
+def test_unavailable_device(resnet, photos):
+    index = torch.cuda.device_count()
+    with pytest.raises(ValueError, match=f"device='cuda:{index}' cannot be used"):
+        resnet(device=f"cuda:{index}").fit(photos[0])
+
+
+def test_hash_does_not_depend_on_where_the_model_was_used(resnet, photos):
+    images, _ = photos
+    model = resnet().fit(images)
+    before = joblib.hash(model)
+    model.transform(images)
+    assert joblib.hash(pickle.loads(pickle.dumps(model))) == before

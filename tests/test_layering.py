@@ -1,0 +1,76 @@
+"""Imports of the package: strictly downward, and of run-time dependencies only."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import sklearn_simclr
+
+# From top to bottom; modules of one layer do not import each other.
+LAYERS = (
+    {"__init__"},
+    {"_transformer"},
+    {"_training"},
+    {
+        "_data",
+        "_device",
+        "_persistence",
+        "augmentation",
+        "encoders",
+        "losses",
+        "optim",
+        "projection",
+    },
+)
+DEPENDENCIES = {"joblib", "numpy", "sklearn", "torch", "torchvision"}
+FILES = {path.stem: path for path in Path(sklearn_simclr.__file__).parent.rglob("*.py")}
+
+
+def imported_names(module):
+    """Absolute names of all that a module imports, at whatever depth of its code."""
+    names = set()
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = "sklearn_simclr" if node.level else node.module
+            if node.level and node.module:
+                source += f".{node.module}"
+            names |= {f"{source}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imported_modules(module):
+    """Modules of the package that a module imports."""
+    own = (name for name in imported_names(module) if name.startswith("sklearn_simclr."))
+    return {name.split(".")[1] for name in own} & set(FILES)
+
+
+def layer_of(module):
+    return next(number for number, layer in enumerate(LAYERS) if module in layer)
+
+
+def test_every_module_has_a_layer():
+    assert set().union(*LAYERS) == set(FILES)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_run_strictly_downward(module):
+    for imported in imported_modules(module):
+        assert layer_of(imported) > layer_of(module), f"{module} imports {imported}"
+
+
+def test_imports_are_seen():
+    assert {"_training", "_data", "optim"} <= imported_modules("_transformer")
+
+
+def test_training_loop_knows_no_scikit_learn():
+    assert not [name for name in imported_names("_training") if name.split(".")[0] == "sklearn"]
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_only_run_time_dependencies_are_imported(module):
+    roots = {name.split(".")[0] for name in imported_names(module)}
+    assert roots <= DEPENDENCIES | {"sklearn_simclr"} | sys.stdlib_module_names
