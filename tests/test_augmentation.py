@@ -10,10 +10,7 @@ from sklearn.base import clone
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from sklearn_simclr.augmentation import (
-    AffineAugmentation,
-    FeatureCorruption,
-    SimCLRAugmentation,
+from sklearn_simclr._kernels import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
@@ -23,6 +20,11 @@ from sklearn_simclr.augmentation import (
     gaussian_blur,
     resize,
     resized_crop,
+)
+from sklearn_simclr.augmentation import (
+    AffineAugmentation,
+    FeatureCorruption,
+    SimCLRAugmentation,
     resolve_augmentation,
     two_views,
 )

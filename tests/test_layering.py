@@ -13,6 +13,7 @@ LAYERS = (
     {"__init__"},
     {"_transformer"},
     {"_training"},
+    {"_network"},
     {
         "_data",
         "_device",
@@ -23,6 +24,7 @@ LAYERS = (
         "optim",
         "projection",
     },
+    {"_kernels"},
 )
 DEPENDENCIES = {"joblib", "numpy", "sklearn", "torch", "torchvision"}
 FILES = {path.stem: path for path in Path(sklearn_simclr.__file__).parent.rglob("*.py")}
