@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from sklearn_simclr._data import Samples, batch_shape, shuffled_batches
 from sklearn_simclr._device import cpu_generator, derived_seed, seeded_global_generator
-from sklearn_simclr.augmentation import resize, two_views
+from sklearn_simclr._kernels import resize
+from sklearn_simclr._network import SimCLRNetwork
+from sklearn_simclr.augmentation import two_views
 from sklearn_simclr.losses import nt_xent
 
 _EVALUATED_ROWS = 256  # at a time
@@ -26,30 +28,6 @@ class EpochRecord(NamedTuple):
     loss: float  # mean over the batches
     learning_rate: float  # of the last step
     seconds: float
-
-
-class SimCLRNetwork(nn.Module):
-    """Encoder and projection head behind the input normalisation learned in fit."""
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        head: nn.Module,
-        n_features: int,
-        mean: np.ndarray,
-        scale: np.ndarray,
-    ):
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-        self.n_features = n_features
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("scale", torch.tensor(scale), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the features h (n, d) of images in [0, 1] (n, c, h, w), or of vectors."""
-        shape = (-1, 1, 1) if x.ndim == 4 else (-1,)
-        return self.encoder((x - self.mean.view(shape)) / self.scale.view(shape))
 
 
 class Views(NamedTuple):

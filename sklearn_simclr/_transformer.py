@@ -34,12 +34,11 @@ from sklearn_simclr._device import (
     plain_torch,
     resolve_device,
     resolve_precision,
-    seeded_global_generator,
 )
+from sklearn_simclr._network import SimCLRNetwork, build_network
 from sklearn_simclr._persistence import load_moments, load_weights, to_plain
 from sklearn_simclr._training import (
     EpochRecord,
-    SimCLRNetwork,
     Views,
     check_views,
     discrimination_accuracy,
@@ -47,19 +46,13 @@ from sklearn_simclr._training import (
     train,
 )
 from sklearn_simclr.augmentation import resolve_augmentation
-from sklearn_simclr.encoders import (
-    build_encoder,
-    feature_dim,
-    resolve_encoder,
-    torchvision_names,
-)
+from sklearn_simclr.encoders import resolve_encoder, torchvision_names
 from sklearn_simclr.optim import (
     DEFAULT_WEIGHT_DECAY,
     default_learning_rate,
     make_optimizer,
     warmup_cosine,
 )
-from sklearn_simclr.projection import projection_head
 
 _WARMUP_SHARE, _WARMUP_EPOCHS = 0.1, 10  # the shorter of the two
 _WEIGHTS_STREAM = 0  # what a seed is derived for
@@ -437,7 +430,7 @@ class SimCLRTransformer(
         rows, image_shape = self._check_rows(X, reset=False, min_samples=min_samples)
         pixel_range = image_shape and match_pixel_range(rows, self.pixel_range_)
         samples = self._samples(rows, image_shape, pixel_range, device)
-        return _build_network(vars(self), samples), samples
+        return _network(vars(self), samples), samples
 
     def _prepare(self, X, *, continuing: bool) -> "_Run":
         """Do everything that can go wrong before the training starts."""
@@ -454,7 +447,7 @@ class SimCLRTransformer(
             samples = self._samples(rows, image_shape, pixel_range, device)
             fitted = self._decide(samples)
         fitted |= self._settings(samples, fitted["_view_size"])
-        network = _build_network(fitted, samples)
+        network = _network(fitted, samples)
         fitted["_n_features_out"] = network.n_features
         if not any(param.requires_grad for param in network.parameters()):
             raise ValueError(
@@ -614,21 +607,21 @@ class _Run:
         }
 
 
-def _build_network(fitted: dict, samples: Samples) -> SimCLRNetwork:
+def _network(fitted: dict, samples: Samples) -> SimCLRNetwork:
     """Make the network that the fitted attributes describe, on the device of the samples."""
-    input_shape = _network_input(samples, fitted["_view_size"])
-    seed = derived_seed(fitted["_seed"], _WEIGHTS_STREAM)
-    with seeded_global_generator(seed, torch.device("cpu")):
-        encoder = build_encoder(fitted["_encoder"], input_shape)
-        n_features = fitted.get("_n_features_out")
-        if n_features is None:
-            n_features = feature_dim(encoder, input_shape, fitted["_encoder"])
-        head = projection_head(n_features, *fitted["_head"])
-    network = SimCLRNetwork(encoder, head, n_features, fitted["mean_"], fitted["scale_"])
+    network = build_network(
+        fitted["_encoder"],
+        fitted["_head"],
+        _network_input(samples, fitted["_view_size"]),
+        fitted["mean_"],
+        fitted["scale_"],
+        n_features=fitted.get("_n_features_out"),
+        seed=derived_seed(fitted["_seed"], _WEIGHTS_STREAM),
+        device=samples.device,
+    )
     if "_weights" in fitted:
         load_weights(network, fitted["_weights"])
-    layout = torch.channels_last if samples.image_shape else torch.preserve_format
-    return network.to(samples.device, memory_format=layout)
+    return network
 
 
 def _network_input(samples: Samples, view_size: int | None) -> tuple[int, ...]:

@@ -9,8 +9,9 @@ from torch import nn
 
 from sklearn_simclr import _training
 from sklearn_simclr._data import Samples, batch_shape
+from sklearn_simclr._kernels import resize
+from sklearn_simclr._network import SimCLRNetwork
 from sklearn_simclr._training import (
-    SimCLRNetwork,
     Views,
     check_views,
     discrimination_accuracy,
@@ -21,7 +22,6 @@ from sklearn_simclr.augmentation import (
     AffineAugmentation,
     FeatureCorruption,
     SimCLRAugmentation,
-    resize,
 )
 from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder
 from sklearn_simclr.losses import nt_xent

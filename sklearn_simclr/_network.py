@@ -1,0 +1,92 @@
+"""The network that is trained: encoder and projection head behind the input normalisation."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sklearn_simclr._device import seeded_global_generator
+from sklearn_simclr.encoders import ConvNetEncoder, ResNetEncoder, build_encoder, feature_dim
+from sklearn_simclr.projection import projection_head
+
+
+class SimCLRNetwork(nn.Module):
+    """Encoder and projection head behind the input normalisation learned in fit."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        n_features: int,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.n_features = n_features
+        self.memory_format = memory_format
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features h (n, d) of images in [0, 1] (n, c, h, w), or of vectors."""
+        shape = (-1, 1, 1) if x.ndim == 4 else (-1,)
+        x = (x - self.mean.view(shape)) / self.scale.view(shape)
+        return self.encoder(x.contiguous(memory_format=self.memory_format))
+
+
+def build_network(
+    encoder,
+    head: tuple[int, int],
+    input_shape: tuple[int, ...],
+    mean: np.ndarray,
+    scale: np.ndarray,
+    *,
+    n_features: int | None,
+    seed: int,
+    device: torch.device,
+) -> SimCLRNetwork:
+    """Make the network with fresh weights, those of the user's own module apart.
+
+    Parameters
+    ----------
+    encoder
+        What `resolve_encoder` returned.
+    head : tuple of (int, int)
+        Width and number of layers of the projection head.
+    input_shape : tuple of int
+        Shape of one sample as the encoder sees it: (c, h, w) or (d,).
+    mean, scale : ndarray of shape (c,) or (d,)
+        The input normalisation.
+    n_features : int or None
+        Width of h; None: found by trial.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the encoder cannot be built or does not map this input to (n, d).
+    """
+    with seeded_global_generator(seed, torch.device("cpu")):
+        network = build_encoder(encoder, input_shape)
+        if n_features is None:
+            n_features = feature_dim(network, input_shape, encoder)
+        head_network = projection_head(n_features, *head)
+    layout = _memory_format(encoder, network, device)
+    if layout == torch.channels_last:
+        network = network.to(memory_format=layout)
+    return SimCLRNetwork(network, head_network, n_features, mean, scale, layout).to(device)
+
+
+def _memory_format(encoder, network: nn.Module, device: torch.device) -> torch.memory_format:
+    """Choose the order of pixels and channels in memory: channels last wherever that is safe.
+
+    It is the faster one for convolutions, but a module of the user's may count on torch's default,
+    as every ``x.view(len(x), -1)`` does. On CPUs the gradient of torch's grouped convolutions in
+    bfloat16 has been seen to read memory that was never written, on maps of one pixel.
+    """
+    known = isinstance(encoder, str | ResNetEncoder | ConvNetEncoder)
+    grouped = any(getattr(module, "groups", 1) > 1 for module in network.modules())
+    if known and not (grouped and device.type == "cpu"):
+        return torch.channels_last
+    return torch.contiguous_format
