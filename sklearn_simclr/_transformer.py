@@ -404,12 +404,9 @@ class SimCLRTransformer(
         image_shape = None
         if hasattr(X, "shape"):
             image_shape = read_image_shape(tuple(X.shape), self.image_shape, self.channel_axis)
-        if not reset and image_shape != self.image_shape_:
-            raise ValueError(
-                f"X holds {_describe(image_shape)}, but {type(self).__name__} was fitted on "
-                f"{_describe(self.image_shape_)}. Bring X to that shape first."
-            )
         if getattr(X, "ndim", 2) > 2:
+            if not reset:
+                self._check_image_shape(image_shape)
             X = X.reshape(len(X), math.prod(X.shape[1:]))
         rows = validate_data(
             self,
@@ -418,7 +415,17 @@ class SimCLRTransformer(
             dtype=[np.float32, np.uint8],  # the first is what other dtypes become
             ensure_min_samples=min_samples,
         )
+        if not reset:
+            self._check_image_shape(image_shape)  # rows may hold as many values, but be vectors
         return rows, image_shape
+
+    def _check_image_shape(self, image_shape: tuple | None) -> None:
+        """Refuse an X that is not of the shape of the images in fit, or not of vectors."""
+        if image_shape != self.image_shape_:
+            raise ValueError(
+                f"X holds {_describe(image_shape)}, but {type(self).__name__} was fitted on "
+                f"{_describe(self.image_shape_)}. Bring X to that shape first."
+            )
 
     def _samples(self, rows: np.ndarray, image_shape, pixel_range, device) -> Samples:
         return Samples(rows, image_shape, self.channel_axis == 1, pixel_range, device)

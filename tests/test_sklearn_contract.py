@@ -84,15 +84,8 @@ def rows_are_images(monkeypatch):
     monkeypatch.setattr(transformer_module, "read_image_shape", read_strip)
 
 
-# They ask for scikit-learn's wording on another number of features; of images we tell the shapes.
-OF_VECTORS_ONLY = {"check_n_features_in_after_fitting", "check_dataframe_column_names_consistency"}
-
-
 @pytest.mark.usefixtures("rows_are_images")
-@parametrize_with_checks(
-    [SimCLRTransformer(ConvNetEncoder(width=4, n_layers=1), max_epochs=1)],
-    expected_failed_checks=lambda _: dict.fromkeys(OF_VECTORS_ONLY, "speaks of features"),
-)
+@parametrize_with_checks([SimCLRTransformer(ConvNetEncoder(width=4, n_layers=1), max_epochs=1)])
 def test_checks_on_images(estimator, check):
     check(estimator)
 
@@ -117,7 +110,7 @@ def test_checks_on_images(estimator, check):
 @pytest.mark.parametrize("mode", ["vectors", "images"])
 def test_checks_that_scikit_learn_keeps_to_itself(name, mode, request):
     encoder = TINY
-    if mode == "images" and name not in OF_VECTORS_ONLY:
+    if mode == "images":
         request.getfixturevalue("rows_are_images")
         encoder = ConvNetEncoder(width=4, n_layers=1)
     check = getattr(estimator_checks, name)
