@@ -380,8 +380,7 @@ class SimCLRTransformer(
             If X does not match what was fitted.
         """
         network, samples = self._restore(X, min_samples=2)
-        views = Views(self._augmentation, self._view_size, _draws_globally(vars(self)))
-        return discrimination_accuracy(network, samples, views, self._seed)
+        return discrimination_accuracy(network, samples, _views(vars(self)), self._seed)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_weights")
@@ -427,31 +426,31 @@ class SimCLRTransformer(
                 f"{_describe(self.image_shape_)}. Bring X to that shape first."
             )
 
-    def _samples(self, rows: np.ndarray, image_shape, pixel_range, device) -> Samples:
+    def _read(self, X, *, reset: bool, min_samples: int) -> Samples:
+        """Validate X, and put it beside the device of this moment."""
+        device = resolve_device(self.device)
+        rows, image_shape = self._check_rows(X, reset=reset, min_samples=min_samples)
+        pixel_range = None
+        if image_shape is not None:
+            pixel_range = (
+                read_pixel_range(rows) if reset else match_pixel_range(rows, self.pixel_range_)
+            )
         return Samples(rows, image_shape, self.channel_axis == 1, pixel_range, device)
 
     def _restore(self, X, *, min_samples: int) -> tuple[SimCLRNetwork, Samples]:
         """Rebuild the trained network on the device of this moment, and put X beside it."""
         check_is_fitted(self)
-        device = resolve_device(self.device)
-        rows, image_shape = self._check_rows(X, reset=False, min_samples=min_samples)
-        pixel_range = image_shape and match_pixel_range(rows, self.pixel_range_)
-        samples = self._samples(rows, image_shape, pixel_range, device)
+        samples = self._read(X, reset=False, min_samples=min_samples)
         return _network(vars(self), samples), samples
 
     def _prepare(self, X, *, continuing: bool) -> "_Run":
         """Do everything that can go wrong before the training starts."""
-        device = resolve_device(self.device)
-        rows, image_shape = self._check_rows(X, reset=not continuing, min_samples=2)
+        samples = self._read(X, reset=not continuing, min_samples=2)
         if continuing:
             self._check_unchanged()
             fitted = {name: vars(self)[name] for name in _KEPT}
             fitted["loss_curve_"] = list(self.loss_curve_)
-            pixel_range = image_shape and match_pixel_range(rows, self.pixel_range_)
-            samples = self._samples(rows, image_shape, pixel_range, device)
         else:
-            pixel_range = image_shape and read_pixel_range(rows)
-            samples = self._samples(rows, image_shape, pixel_range, device)
             fitted = self._decide(samples)
         fitted |= self._settings(samples, fitted["_view_size"])
         network = _network(fitted, samples)
@@ -461,7 +460,7 @@ class SimCLRTransformer(
                 f"encoder={fitted['_encoder']!r} has no weights to train, and with "
                 f"projection_layers={self.projection_layers} there is no projection head either."
             )
-        views = Views(fitted["_augmentation"], fitted["_view_size"], _draws_globally(fitted))
+        views = _views(fitted)
         check_views(network, samples, views)
         optimizer = make_optimizer(
             fitted["optimizer_name_"],
@@ -638,13 +637,14 @@ def _network_input(samples: Samples, view_size: int | None) -> tuple[int, ...]:
     return samples.input_shape[0], view_size, view_size
 
 
-def _draws_globally(fitted: dict) -> bool:
-    """Whether the encoder or the views may draw from torch's global generator; ours do not."""
+def _views(fitted: dict) -> Views:
+    """Make the views that the fitted attributes describe."""
     own = (
         type(fitted[name]).__module__.startswith("sklearn_simclr.")
         for name in ("_encoder", "_augmentation")
     )
-    return not all(own)
+    # Encoders and augmentations of ours never draw from torch's global generator.
+    return Views(fitted["_augmentation"], fitted["_view_size"], draws_globally=not all(own))
 
 
 def _name(part) -> str:
