@@ -162,7 +162,6 @@ def test_threads_take_turns_at_the_global_generator():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_seeded_global_generator_seeds_and_restores_cuda():
     device = torch.device("cuda")
     before = torch.cuda.get_rng_state()
