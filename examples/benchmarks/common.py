@@ -34,6 +34,27 @@ def machine() -> str:
     )
 
 
+class Table:
+    """A table that is printed row by row and added to results/<name>.md at the end."""
+
+    def __init__(self, name: str, title: str, conditions: str, columns: list[str]):
+        self.path = Path(__file__).parent / "results" / f"{name}.md"
+        header = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+        self.lines = [f"\n## {title}\n", f"{conditions}\n", header]
+        print("\n".join(self.lines), flush=True)
+
+    def add(self, *cells: str) -> None:
+        """Print a row; cells that are not given stay empty."""
+        self.lines.append(f"| {' | '.join(cells)} |")
+        print(self.lines[-1], flush=True)
+
+    def save(self) -> None:
+        """Add the table to the file of results."""
+        self.path.parent.mkdir(exist_ok=True)
+        with self.path.open("a") as file:
+            file.write("\n".join(self.lines) + "\n")
+
+
 def split(X, y, test_size=0.3):
     """Return X_train, y_train, X_test, y_test, stratified, always the same."""
     X_train, X_test, y_train, y_test = train_test_split(

@@ -14,10 +14,10 @@ results/defaults_<data>.md. Name variants to run just these: --only temperature=
 import argparse
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 from common import (
+    Table,
     cifar10,
     digits,
     few_label_accuracy,
@@ -130,29 +130,23 @@ def untrained(data, seeds: int, **params) -> list[float]:
 
 def study(name: str, data, variants: dict, args, **base) -> None:
     """Print and append a table for one data set."""
-    out = [
-        f"\n## {name}: {len(data[0])} samples to train on, {len(data[2])} to test on\n",
-        f"{args.epochs or 'default number of'} epochs; {args.seeds} seeds; {machine()}\n",
-        "| variant | 1 label | 5 labels | 20 labels | all labels | kNN | score | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    print("\n".join(out), flush=True)
+    table = Table(
+        f"defaults_{args.dataset}",
+        f"{name}: {len(data[0])} samples to train on, {len(data[2])} to test on",
+        f"{args.epochs or 'default number of'} epochs; {args.seeds} seeds; {machine()}",
+        ["variant", "1 label", "5 labels", "20 labels", "all labels", "kNN", "score", "seconds"],
+    )
 
     def row(label, measurement, *arguments, **params):
         if not args.only or label in args.only:
-            figures = " | ".join(f"{value:.1f}" for value in measurement(*arguments, **params))
-            out.append(f"| {label} | {figures} |")
-            print(out[-1], flush=True)
+            table.add(label, *(f"{value:.1f}" for value in measurement(*arguments, **params)))
 
     row("raw values", evaluate, flat(data[0]), data[1], flat(data[2]), data[3])
     row("untrained", untrained, data, args.seeds, **base)
     row("default", measure, data, args.seeds, **base)
     for label, change in variants.items():
         row(label, measure, data, args.seeds, **{**base, **change})
-    path = Path(__file__).parent / "results" / f"defaults_{args.dataset}.md"
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a") as file:
-        file.write("\n".join(out) + "\n")
+    table.save()
 
 
 def main():
