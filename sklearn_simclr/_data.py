@@ -7,6 +7,8 @@ from numbers import Integral
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
 from torch import Generator, Tensor
 
 _CHANNEL_COUNTS = (1, 3, 4)  # an axis of such a length is taken for the channels
@@ -211,6 +213,37 @@ def channel_statistics(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
             block = block.permute(0, 2, 3, 1).flatten(0, 2)  # (n * h * w, c)
         scaler.partial_fit(block.cpu().numpy())
     return scaler.mean_.astype(np.float32), scaler.scale_.astype(np.float32)
+
+
+def read_labels(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes, sorted, and the number of each row's class, -1 where it has no label.
+
+    Raises
+    ------
+    ValueError
+        If y does not hold one class for each row, or -1, or "-1" among texts, where there is none.
+
+    Examples
+    --------
+    >>> from sklearn_simclr._data import read_labels
+    >>> read_labels(["dog", "-1", "cat"], 3)
+    (array(['cat', 'dog'], dtype='<U3'), array([ 1, -1,  0]))
+    """
+    y = column_or_1d(y, warn=True)
+    if len(y) != n_samples:
+        raise ValueError(
+            f"y holds {len(y)} labels, but X has {n_samples} rows. Pass one label a row, -1 where "
+            "there is none."
+        )
+    texts = y.astype(str) if y.dtype.kind == "O" else y
+    unlabelled = texts == ("-1" if texts.dtype.kind in "US" else -1)
+    labelled = y[~unlabelled]
+    if len(labelled):
+        check_classification_targets(labelled)
+    classes, numbers = np.unique(labelled, return_inverse=True)
+    codes = np.full(n_samples, -1, dtype=np.int64)
+    codes[~unlabelled] = numbers
+    return classes, codes
 
 
 def batch_shape(n_samples: int, batch_size: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from sklearn_simclr._device import seeded_global_generator
 from sklearn_simclr.encoders import ConvNetEncoder, ResNetEncoder, build_encoder, feature_dim
-from sklearn_simclr.projection import projection_head
+from sklearn_simclr.projection import first_layers, projection_head
 
 
 class SimCLRNetwork(nn.Module):
@@ -34,6 +34,10 @@ class SimCLRNetwork(nn.Module):
         shape = (-1, 1, 1) if x.ndim == 4 else (-1,)
         x = (x - self.mean.view(shape)) / self.scale.view(shape)
         return self.encoder(x.contiguous(memory_format=self.memory_format))
+
+    def represent(self, x: Tensor, output_layer: int) -> Tensor:
+        """Return h behind the first `output_layer` layers of the head: h itself, ..., z."""
+        return first_layers(self.head, output_layer)(self(x))
 
 
 def build_network(

@@ -15,7 +15,6 @@ from sklearn_simclr._device import cpu_generator, derived_seed, seeded_global_ge
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._network import SimCLRNetwork
 from sklearn_simclr.augmentation import two_views
-from sklearn_simclr.losses import nt_xent
 
 _EVALUATED_ROWS = 256  # at a time
 _EPOCH_STREAM, _SCORE_STREAM = 1, 2  # what a seed is derived for
@@ -44,20 +43,51 @@ class Views(NamedTuple):
         return two_views(self.augmentation, batch, generator)
 
 
-def check_views(network: SimCLRNetwork, samples: Samples, views: Views) -> None:
-    """Try the views and the network on two samples, before any long work.
+class Objective(NamedTuple):
+    """What the training lowers."""
+
+    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of z1, z2 and the labels of a batch
+    labels: Tensor | None  # (n,) of all samples, -1 where there is none; None: not read
+    description: str  # for error messages
+
+    def __call__(self, z1: Tensor, z2: Tensor, index: Tensor) -> Tensor:
+        """Return the loss of the projections of the samples at `index`."""
+        labels = self.labels
+        if labels is not None:
+            labels = labels[index].to(z1.device, non_blocking=True)
+        return self.loss(z1, z2, labels)
+
+
+def check_training(
+    network: SimCLRNetwork, samples: Samples, views: Views, objective: Objective
+) -> None:
+    """Try the views, the network and the loss on two samples, before any long work.
 
     Raises
     ------
     ValueError
-        If the augmentation fails, or returns something that the network cannot take.
+        If the augmentation fails, or returns something that the network cannot take, or if the
+        loss fails or cannot be trained on.
     """
-    batch = samples.batch(torch.arange(2))
+    index = torch.arange(2)
+    with _global_draws(views.draws_globally, 0, samples.device):
+        z = _try_views(network, samples.batch(index), views)
+        try:
+            objective(*z.chunk(2), index)
+        except Exception as error:
+            raise ValueError(
+                f"{objective.description} failed on projections of shape {(2, z.shape[1])}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _try_views(network: SimCLRNetwork, batch: Tensor, views: Views) -> Tensor:
+    """Return projections (2n, projection_dim) of the views of a batch, once they are found good."""
     name = f"augmentation={views.augmentation!r}"
     try:
-        with _global_draws(views.draws_globally, 0, samples.device), torch.inference_mode():
+        with torch.no_grad():
             pair = views(batch, cpu_generator(0))
-            network.eval()(torch.cat(pair))
+            z = network.head.eval()(network.eval()(torch.cat(pair)))
     except Exception as error:
         raise ValueError(
             f"{name} failed on a batch of shape {tuple(batch.shape)}, or made views that the "
@@ -69,6 +99,7 @@ def check_views(network: SimCLRNetwork, samples: Samples, views: Views) -> None:
                 f"{name} must return one float view a sample; for a batch of shape "
                 f"{tuple(batch.shape)} it returned {view.dtype} of shape {tuple(view.shape)}."
             )
+    return z.float().requires_grad_()
 
 
 def train(
@@ -76,11 +107,11 @@ def train(
     optimizer: torch.optim.Optimizer,
     samples: Samples,
     views: Views,
+    objective: Objective,
     *,
     n_epochs: int,
     first_epoch: int,
     batch_size: int,
-    temperature: float,
     learning_rate_at: Callable[[int], float],
     precision: torch.dtype,
     seed: int,
@@ -112,8 +143,8 @@ def train(
                     optimizer,
                     samples,
                     views,
+                    objective,
                     batch_size=batch_size,
-                    temperature=temperature,
                     rates=rates,
                     precision=precision,
                     generator=cpu_generator(seed, _EPOCH_STREAM, epoch),
@@ -122,7 +153,7 @@ def train(
                 raise FloatingPointError(
                     f"Epoch {epoch + 1} ended with a loss of {loss} and weights up to "
                     f"{largest_weight}: likely causes are a learning rate that is too high (here "
-                    f"up to {max(rates):.3g}), a very low temperature (temperature={temperature}), "
+                    f"up to {max(rates):.3g}), a very low temperature ({objective.description}), "
                     "or an encoder or augmentation that overflows in "
                     f"{str(precision).removeprefix('torch.')}."
                 )
@@ -133,7 +164,7 @@ def train(
 
 
 def _train_epoch(
-    network, optimizer, samples, views, *, batch_size, temperature, rates, precision, generator
+    network, optimizer, samples, views, objective, *, batch_size, rates, precision, generator
 ) -> list[float]:
     """Take one step for each batch; return the mean loss and the largest weight.
 
@@ -150,7 +181,7 @@ def _train_epoch(
             samples.device.type, dtype=precision, enabled=precision != torch.float32
         ):
             z1, z2 = network.head(network(x)).chunk(2)  # (n, projection_dim) each
-        loss = nt_xent(z1, z2, temperature=temperature)
+        loss = objective(z1, z2, index)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -165,11 +196,16 @@ def _train_epoch(
 
 
 @torch.inference_mode()
-def encode(network: SimCLRNetwork, samples: Samples, image_size: int | None) -> np.ndarray:
-    """Return the features h (n, d), float32, of whole samples."""
+def encode(
+    network: SimCLRNetwork, samples: Samples, image_size: int | None, output_layer: int
+) -> np.ndarray:
+    """Return the features (n, d), float32, of whole samples, as `output_layer` asks."""
     network.eval()
     blocks = torch.arange(len(samples)).split(_EVALUATED_ROWS)
-    features = (network(_whole(samples.batch(index), image_size)).cpu() for index in blocks)
+    features = (
+        network.represent(_whole(samples.batch(index), image_size), output_layer).cpu()
+        for index in blocks
+    )
     return torch.cat(list(features)).float().numpy()
 
 

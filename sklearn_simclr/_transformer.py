@@ -27,6 +27,7 @@ from sklearn_simclr._data import (
     channel_statistics,
     match_pixel_range,
     read_image_shape,
+    read_labels,
     read_pixel_range,
 )
 from sklearn_simclr._device import (
@@ -39,14 +40,16 @@ from sklearn_simclr._network import SimCLRNetwork, build_network
 from sklearn_simclr._persistence import load_moments, load_weights, to_plain
 from sklearn_simclr._training import (
     EpochRecord,
+    Objective,
     Views,
-    check_views,
+    check_training,
     discrimination_accuracy,
     encode,
     train,
 )
 from sklearn_simclr.augmentation import resolve_augmentation
 from sklearn_simclr.encoders import resolve_encoder, torchvision_names
+from sklearn_simclr.losses import LOSSES, resolve_loss
 from sklearn_simclr.optim import (
     DEFAULT_WEIGHT_DECAY,
     default_learning_rate,
@@ -59,8 +62,8 @@ _WEIGHTS_STREAM = 0  # what a seed is derived for
 # What the first training decides and later ones keep.
 _KEPT = (
     "_encoder",
+    "_h_dim",
     "_head",
-    "_n_features_out",
     "_seed",
     "_view_size",
     "_weights",
@@ -101,8 +104,16 @@ class SimCLRTransformer(
         Width of the projections z that the loss compares.
     projection_layers : {0, 1, 2, 3}, default=2
         Layers of the projection head g(.): none, linear, the paper's MLP, that of SimCLRv2.
+    output_layer : int, default=0
+        How many layers of the projection head `transform` applies, at most `projection_layers`:
+        0 gives h, all of them z, 1 of 3 the middle layer of SimCLRv2. May be changed after `fit`.
+    loss : str or callable, default="nt_xent"
+        "nt_xent", "nt_logistic", "margin_triplet", "dcl" or "supcon", functions of
+        :mod:`sklearn_simclr.losses`; or a callable that maps the projections z1, z2 of two views,
+        each (n, projection_dim), to a scalar, and is given `temperature` as well if it has a
+        parameter of that name. Only "supcon" reads y.
     temperature : float, default=0.5
-        Divisor of the cosine similarities in the NT-Xent loss, > 0.
+        Divisor of the cosine similarities in the loss, > 0; "margin_triplet" has none.
     optimizer : {"auto", "adamw", "sgd", "lars"}, default="auto"
         "auto" is "adamw".
     learning_rate : float, default="auto"
@@ -186,6 +197,8 @@ class SimCLRTransformer(
         "augmentation": [StrOptions({"auto", "simclr", "scarf"}), callable],
         "projection_dim": [Interval(Integral, 1, None, closed="left")],
         "projection_layers": [Options(Integral, {0, 1, 2, 3})],
+        "output_layer": [Options(Integral, {0, 1, 2, 3})],
+        "loss": [StrOptions(set(LOSSES)), callable],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "optimizer": [StrOptions({"auto", "adamw", "sgd", "lars"})],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
@@ -209,6 +222,8 @@ class SimCLRTransformer(
         augmentation="auto",
         projection_dim=128,
         projection_layers=2,
+        output_layer=0,
+        loss="nt_xent",
         temperature=0.5,
         optimizer="auto",
         learning_rate="auto",
@@ -228,6 +243,8 @@ class SimCLRTransformer(
         self.augmentation = augmentation
         self.projection_dim = projection_dim
         self.projection_layers = projection_layers
+        self.output_layer = output_layer
+        self.loss = loss
         self.temperature = temperature
         self.optimizer = optimizer
         self.learning_rate = learning_rate
@@ -254,8 +271,9 @@ class SimCLRTransformer(
             Images of shape (n, h, w), (n, h, w, c) or, with ``channel_axis=1``, (n, c, h, w);
             rows (n, h * w * c) with `image_shape`; or vectors (n, d). At least two samples.
             Arrays, memmaps, torch tensors, lists; 2-D data may be a frame.
-        y : None
-            Ignored.
+        y : array-like of shape (n,), default=None
+            Classes, -1 (the text "-1" among texts) where there is none, for ``loss="supcon"``.
+            Ignored by the other losses.
 
         Returns
         -------
@@ -271,7 +289,7 @@ class SimCLRTransformer(
             that epoch, unless it was the first.
         """
         with self._keeping_the_old():
-            run = self._prepare(X, continuing=self.warm_start and self.__sklearn_is_fitted__())
+            run = self._prepare(X, y, continuing=self.warm_start and self.__sklearn_is_fitted__())
             context = self._init_callback_context(max_subtasks=self.max_epochs)
             context.call_on_fit_task_begin(estimator=self, X=X, y=y)
             epochs = self._epochs(run, self.max_epochs, self._schedule(run))
@@ -301,10 +319,8 @@ class SimCLRTransformer(
 
         Parameters
         ----------
-        X : array-like
+        X, y : array-like
             As in `fit`.
-        y : None
-            Ignored.
 
         Returns
         -------
@@ -319,7 +335,7 @@ class SimCLRTransformer(
         self._validate_params()  # scikit-learn does it at the first call only
         with self._keeping_the_old():
             continuing = self.__sklearn_is_fitted__()
-            run = self._prepare(X, continuing=continuing)
+            run = self._prepare(X, y, continuing=continuing)
             same_optimizer = continuing and run.fitted["optimizer_name_"] == self.optimizer_name_
             if same_optimizer and self._moments:
                 load_moments(run.optimizer, self._moments)
@@ -330,7 +346,7 @@ class SimCLRTransformer(
         return self
 
     def transform(self, X):
-        """Return the features h of the samples.
+        """Return the features h of the samples, or what `output_layer` asks for instead.
 
         Parameters
         ----------
@@ -385,8 +401,22 @@ class SimCLRTransformer(
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_weights")
 
+    def __setstate__(self, state):
+        """Take over a pickled state, those of version 0.1.0 included."""
+        state = {"loss": "nt_xent", "output_layer": 0} | state
+        if "_n_features_out" in state:
+            state["_h_dim"] = state.pop("_n_features_out")
+        super().__setstate__(state)
+
+    @property
+    def _n_features_out(self) -> int:
+        """Width of the output, for the names of the features."""
+        projection_dim, n_layers = self._head
+        return projection_dim if 0 < self.output_layer == n_layers else self._h_dim
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.target_tags.required = isinstance(self.loss, str) and self.loss == "supcon"
         tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
@@ -395,7 +425,8 @@ class SimCLRTransformer(
     def _features(self, X) -> np.ndarray:
         """Do the work of `transform`, which scikit-learn wraps."""
         network, samples = self._restore(X, min_samples=1)
-        return encode(network, samples, self._view_size)
+        _check_output_layer(self.output_layer, self._head[1])
+        return encode(network, samples, self._view_size, self.output_layer)
 
     def _check_rows(self, X, *, reset: bool, min_samples: int) -> tuple[np.ndarray, tuple | None]:
         """Validate X; return its rows (n, values of a sample) and the shape of its images."""
@@ -443,9 +474,11 @@ class SimCLRTransformer(
         samples = self._read(X, reset=False, min_samples=min_samples)
         return _network(vars(self), samples), samples
 
-    def _prepare(self, X, *, continuing: bool) -> "_Run":
+    def _prepare(self, X, y, *, continuing: bool) -> "_Run":
         """Do everything that can go wrong before the training starts."""
+        _check_output_layer(self.output_layer, self.projection_layers)
         samples = self._read(X, reset=not continuing, min_samples=2)
+        objective = self._objective(y, len(samples))
         if continuing:
             self._check_unchanged()
             fitted = {name: vars(self)[name] for name in _KEPT}
@@ -454,21 +487,35 @@ class SimCLRTransformer(
             fitted = self._decide(samples)
         fitted |= self._settings(samples, fitted["_view_size"])
         network = _network(fitted, samples)
-        fitted["_n_features_out"] = network.n_features
+        fitted["_h_dim"] = network.n_features
         if not any(param.requires_grad for param in network.parameters()):
             raise ValueError(
                 f"encoder={fitted['_encoder']!r} has no weights to train, and with "
                 f"projection_layers={self.projection_layers} there is no projection head either."
             )
-        views = _views(fitted)
-        check_views(network, samples, views)
+        views = _views(fitted, loss=self.loss)
+        check_training(network, samples, views, objective)
         optimizer = make_optimizer(
             fitted["optimizer_name_"],
             network,
             lr=fitted["learning_rate_"],
             weight_decay=fitted["weight_decay_"],
         )
-        return _Run(network, optimizer, samples, views, fitted, len(fitted["loss_curve_"]))
+        first_epoch = len(fitted["loss_curve_"])
+        return _Run(network, optimizer, samples, views, objective, fitted, first_epoch)
+
+    def _objective(self, y, n_samples: int) -> Objective:
+        """Make the loss, with the labels of the samples if it reads them."""
+        loss, labels = resolve_loss(self.loss, self.temperature), None
+        if self.__sklearn_tags__().target_tags.required:
+            if y is None:
+                raise ValueError(
+                    f"{type(self).__name__} requires y to be passed, but the target y is None: "
+                    f"loss={self.loss!r} learns from labels. Pass y, with -1 where there is no "
+                    "label, or choose another loss."
+                )
+            labels = torch.from_numpy(read_labels(y, n_samples)[1])
+        return Objective(loss, labels, f"loss={self.loss!r}, temperature={self.temperature}")
 
     def _check_unchanged(self) -> None:
         """Refuse to go on with a model whose parameters now ask for another network."""
@@ -553,10 +600,10 @@ class SimCLRTransformer(
             run.optimizer,
             run.samples,
             run.views,
+            run.objective,
             n_epochs=n_epochs,
             first_epoch=run.first_epoch,
             batch_size=self.batch_size,
-            temperature=self.temperature,
             learning_rate_at=learning_rate_at,
             precision=resolve_precision(self.precision, run.samples.device),
             seed=run.fitted["_seed"],
@@ -599,6 +646,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     samples: Samples
     views: Views
+    objective: Objective
     fitted: dict
     first_epoch: int
 
@@ -621,7 +669,7 @@ def _network(fitted: dict, samples: Samples) -> SimCLRNetwork:
         _network_input(samples, fitted["_view_size"]),
         fitted["mean_"],
         fitted["scale_"],
-        n_features=fitted.get("_n_features_out"),
+        n_features=fitted.get("_h_dim"),
         seed=derived_seed(fitted["_seed"], _WEIGHTS_STREAM),
         device=samples.device,
     )
@@ -637,14 +685,23 @@ def _network_input(samples: Samples, view_size: int | None) -> tuple[int, ...]:
     return samples.input_shape[0], view_size, view_size
 
 
-def _views(fitted: dict) -> Views:
-    """Make the views that the fitted attributes describe."""
+def _views(fitted: dict, loss: str | Callable = "nt_xent") -> Views:
+    """Make the views that the fitted attributes describe, to train for a loss or to look at."""
     own = (
         type(fitted[name]).__module__.startswith("sklearn_simclr.")
         for name in ("_encoder", "_augmentation")
     )
-    # Encoders and augmentations of ours never draw from torch's global generator.
-    return Views(fitted["_augmentation"], fitted["_view_size"], draws_globally=not all(own))
+    # Encoders, augmentations and losses of ours never draw from torch's global generator.
+    draws_globally = callable(loss) or not all(own)
+    return Views(fitted["_augmentation"], fitted["_view_size"], draws_globally)
+
+
+def _check_output_layer(output_layer: int, projection_layers: int) -> None:
+    if output_layer > projection_layers:
+        raise ValueError(
+            f"output_layer={output_layer} is beyond the last layer of a projection head of "
+            f"projection_layers={projection_layers}. Pass output_layer=0 for the features h."
+        )
 
 
 def _name(part) -> str:

@@ -41,3 +41,30 @@ def projection_head(in_dim: int, out_dim: int, n_layers: int) -> nn.Sequential:
     if n_layers:
         layers.append(nn.Linear(in_dim, out_dim, bias=False))
     return nn.Sequential(*layers)
+
+
+def first_layers(head: nn.Sequential, n_layers: int) -> nn.Sequential:
+    """Return the first layers of a head that `projection_head` made, sharing its weights.
+
+    Parameters
+    ----------
+    head : nn.Sequential
+        A head of as many layers or more.
+    n_layers : int
+        How many layers to keep, each hidden one with its batch normalisation and ReLU: 0 leaves
+        the identity, all of them the whole head, 1 of 3 the middle layer that SimCLRv2 fine-tunes
+        from.
+
+    Returns
+    -------
+    nn.Sequential
+        Maps features h to the output of that layer.
+
+    Examples
+    --------
+    >>> from sklearn_simclr.projection import first_layers, projection_head
+    >>> head = projection_head(512, 128, n_layers=3)
+    >>> [type(layer).__name__ for layer in first_layers(head, 1)]
+    ['Linear', 'BatchNorm1d', 'ReLU']
+    """
+    return head[: 3 * n_layers]

@@ -193,6 +193,8 @@ BAD_PARAMETERS = {
     "augmentation": [3, None, "", "crop", "SimCLR", ["simclr"], object()],
     "projection_dim": [0, -1, 1.5, 8.0, "8", None, INF, [8]],
     "projection_layers": [-1, 4, 2.0, "2", None],
+    "output_layer": [-1, 4, 3, 1.0, "h", None],  # 3 is beyond the two layers
+    "loss": ["ntxent", "SupCon", 3, None, ["nt_xent"]],
     "temperature": [0, -0.5, NAN, INF, "0.5", None, 1j],
     "optimizer": ["adam", "SGD", 3, None, torch.optim.SGD],
     "learning_rate": [0, -1, NAN, INF, "fast", None],

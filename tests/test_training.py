@@ -12,8 +12,9 @@ from sklearn_simclr._data import Samples, batch_shape
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._network import build_network
 from sklearn_simclr._training import (
+    Objective,
     Views,
-    check_views,
+    check_training,
     discrimination_accuracy,
     encode,
     train,
@@ -24,7 +25,7 @@ from sklearn_simclr.augmentation import (
     SimCLRAugmentation,
 )
 from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder
-from sklearn_simclr.losses import nt_xent
+from sklearn_simclr.losses import nt_xent, resolve_loss
 from sklearn_simclr.optim import make_optimizer
 
 CPU = torch.device("cpu")
@@ -63,15 +64,18 @@ def make_views(augmentation, image_size=None):
     return Views(augmentation, image_size, not hasattr(augmentation, "make_params"))
 
 
+def make_objective(loss="nt_xent", temperature=0.5, labels=None):
+    return Objective(resolve_loss(loss, temperature), labels, f"temperature={temperature}")
+
+
 def epochs(network, optimizer, samples, views, n_epochs, first_epoch=0, **options):
     defaults = {
         "batch_size": 16,
-        "temperature": 0.5,
         "learning_rate_at": lambda step: 0.01,
         "precision": torch.float32,
         "seed": 3,
     }
-    options = defaults | options
+    options = {"objective": make_objective()} | defaults | options
     return train(
         network, optimizer, samples, views, n_epochs=n_epochs, first_epoch=first_epoch, **options
     )
@@ -137,7 +141,7 @@ def test_views_that_cannot_be_trained_on_are_refused(augmentation):
     samples = image_samples()
     network = make_network(samples, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
     with pytest.raises(ValueError, match=r"augmentation=<function .*\(2, 1, 8, 8\)"):
-        check_views(network, samples, make_views(augmentation))
+        check_training(network, samples, make_views(augmentation), make_objective())
 
 
 def test_the_check_names_the_cause():
@@ -146,7 +150,7 @@ def test_the_check_names_the_cause():
 
     samples = vector_samples()
     with pytest.raises(ValueError, match="ZeroDivisionError: no such luck") as error:
-        check_views(make_network(samples), samples, make_views(fails))
+        check_training(make_network(samples), samples, make_views(fails), make_objective())
     assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 
@@ -155,7 +159,7 @@ def test_the_check_leaves_no_trace(augmentation):
     samples = vector_samples()
     network = make_network(samples)
     before, rng = state_of(network), torch.get_rng_state()
-    check_views(network, samples, make_views(augmentation))
+    check_training(network, samples, make_views(augmentation), make_objective())
     assert_same_state(network, before)
     assert torch.equal(torch.get_rng_state(), rng)
 
@@ -187,7 +191,7 @@ def test_one_step_equals_gradient_descent_by_hand():
         samples,
         make_views(alternate),
         1,
-        temperature=0.2,
+        objective=make_objective(temperature=0.2),
         learning_rate_at=lambda step: 0.7,
     )
     assert record.loss == pytest.approx(expected_loss.item(), rel=1e-5)
@@ -288,18 +292,18 @@ def test_every_epoch_shuffles_the_rows_into_equal_batches(n, batch_size):
     assert len(orders.unique(dim=0)) > 1
 
 
-def test_the_loss_is_the_mean_over_the_batches_of_paired_views(monkeypatch):
+def test_the_loss_is_the_mean_over_the_batches_of_paired_views():
     losses = []
 
-    def watch(z1, z2, *, temperature):
+    def watch(z1, z2, temperature):
         assert z1.shape == z2.shape == (13, 6)
         assert temperature == 0.25
         torch.testing.assert_close(z1, z2)
         losses.append(nt_xent(z1, z2, temperature=temperature))
         return losses[-1]
 
-    monkeypatch.setattr(_training, "nt_xent", watch)
-    _, records = run(vector_samples(), identity, temperature=0.25)
+    objective = make_objective(watch, 0.25)
+    _, records = run(vector_samples(), identity, objective=objective)
     assert len(losses) == 6
     for record, batches in zip(records, (losses[:3], losses[3:]), strict=True):
         assert record.loss == pytest.approx(np.mean([loss.item() for loss in batches]), rel=1e-6)
@@ -334,19 +338,19 @@ def test_every_step_has_its_own_learning_rate():
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_precision_is_that_of_the_network_and_not_of_its_weights_or_the_loss(
-    monkeypatch, precision
-):
+def test_precision_is_that_of_the_network_and_not_of_its_weights_or_the_loss(precision):
     seen = set()
 
-    def watch(z1, z2, *, temperature):
+    def watch(z1, z2, labels):
         seen.add((z1.dtype, z2.dtype))
-        loss = nt_xent(z1, z2, temperature=temperature)
+        loss = nt_xent(z1, z2)
         assert loss.dtype == torch.float32
         return loss
 
-    monkeypatch.setattr(_training, "nt_xent", watch)
-    network, records = run(image_samples(), AffineAugmentation(), precision=precision)
+    objective = Objective(watch, None, "watch")
+    network, records = run(
+        image_samples(), AffineAugmentation(), precision=precision, objective=objective
+    )
     assert seen == {(precision, precision)}
     assert {param.dtype for param in network.parameters()} == {torch.float32}
     _, expected = run(image_samples(), AffineAugmentation())
@@ -416,7 +420,7 @@ def test_the_state_kept_is_finite_even_if_a_last_step_broke_the_weights():
 @pytest.mark.parametrize("samples", [vector_samples(n=300), image_samples(n=300)])
 def test_encode_returns_the_features_of_each_row(samples):
     network, _ = run(samples, identity, 1)
-    features = encode(network, samples, None)
+    features = encode(network, samples, None, 0)
     assert features.shape == (300, network.n_features) and features.dtype == np.float32
     with torch.no_grad():
         for i in (0, 123, 299):
@@ -428,17 +432,17 @@ def test_encode_returns_the_features_of_each_row(samples):
 def test_encode_does_not_depend_on_the_other_rows_or_their_order(samples):
     network, _ = run(samples, identity, 1)
     network.train()
-    features = encode(network, samples, None)
+    features = encode(network, samples, None, 0)
     order = np.random.default_rng(0).permutation(300)
     for chosen in (order, order[:1], order[:257]):
         rows = Samples(samples.rows[chosen], *list(vars(samples).values())[1:5])
-        np.testing.assert_allclose(encode(network, rows, None), features[chosen], atol=1e-5)
+        np.testing.assert_allclose(encode(network, rows, None, 0), features[chosen], atol=1e-5)
 
 
 def test_encode_brings_images_to_the_size_of_the_views():
     samples = image_samples(n=5, side=20)
     network = make_network(samples, nn.Flatten, input_shape=(1, 12, 12))
-    features = encode(network, samples, 12)
+    features = encode(network, samples, 12, 0)
     x = resize(samples.batch(torch.arange(5)), 12)
     expected = ((x - network.mean) / network.scale).flatten(1)
     np.testing.assert_allclose(features, expected.numpy(), atol=1e-6)
@@ -450,7 +454,7 @@ def test_evaluation_never_touches_the_network_or_the_global_generator(augmentati
     network, _ = run(samples, identity, 1)
     network.train()
     before, rng = state_of(network), torch.get_rng_state()
-    encode(network, samples, None)
+    encode(network, samples, None, 0)
     discrimination_accuracy(network.train(), samples, make_views(augmentation), seed=0)
     assert_same_state(network, before)
     assert all(param.requires_grad for param in network.parameters())
