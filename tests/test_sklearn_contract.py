@@ -51,6 +51,7 @@ CHECKED = [
         projection_dim=4,
     ),
     SimCLRTransformer(nn.LazyLinear(8), max_epochs=1, device="cpu", precision="float32"),
+    SimCLRTransformer(TINY, max_epochs=1, loss="supcon", output_layer=2, projection_dim=3),
 ]
 
 

@@ -154,6 +154,24 @@ def test_the_check_names_the_cause():
     assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 
+@pytest.mark.parametrize(
+    "loss, match",
+    [
+        (lambda z1, z2: (z1 - z2).sum(1), "scalar"),
+        (lambda z1, z2: 1.0, "scalar"),
+        (lambda z1, z2: (z1 - z2).detach().sum(), "detached"),
+        (lambda z1, z2: (z1 - z2).no_such_thing, "AttributeError: .*no_such_thing"),
+        (lambda z1: z1.sum(), "TypeError"),
+    ],
+    ids=["matrix", "number", "detached", "fails", "one argument"],
+)
+def test_a_loss_that_cannot_be_trained_on_is_refused(loss, match):
+    samples = vector_samples()
+    objective = make_objective(loss)
+    with pytest.raises(ValueError, match=rf"temperature=0.5 failed on .*\(2, 6\).*{match}"):
+        check_training(make_network(samples), samples, make_views(identity), objective)
+
+
 @pytest.mark.parametrize("augmentation", [FeatureCorruption(), global_noise])
 def test_the_check_leaves_no_trace(augmentation):
     samples = vector_samples()
@@ -309,6 +327,30 @@ def test_the_loss_is_the_mean_over_the_batches_of_paired_views():
         assert record.loss == pytest.approx(np.mean([loss.item() for loss in batches]), rel=1e-6)
 
 
+def test_the_loss_gets_the_labels_of_the_rows_of_the_batch():
+    samples = vector_samples()
+    rows = torch.from_numpy(samples.rows)
+    seen = []
+
+    def watch(z1, z2, labels):
+        seen.extend(labels.tolist())
+        drawn = views.batches[-1]  # both views of this step are its rows
+        assert torch.equal(drawn, rows[labels])
+        return nt_xent(z1, z2)
+
+    class Kept:
+        batches = []
+
+        def __call__(self, batch):
+            self.batches.append(batch.clone())
+            return batch
+
+    views = Kept()
+    objective = Objective(watch, torch.arange(len(samples)), "watch")
+    run(samples, views, 1, objective=objective)
+    assert len(seen) == len(set(seen)) == 39  # one of 40 rows sits out
+
+
 def test_every_step_has_its_own_learning_rate():
     used = []
 
@@ -437,6 +479,18 @@ def test_encode_does_not_depend_on_the_other_rows_or_their_order(samples):
     for chosen in (order, order[:1], order[:257]):
         rows = Samples(samples.rows[chosen], *list(vars(samples).values())[1:5])
         np.testing.assert_allclose(encode(network, rows, None, 0), features[chosen], atol=1e-5)
+
+
+@pytest.mark.parametrize("output_layer", [0, 1, 2])
+def test_encode_returns_the_layer_asked_for(output_layer):
+    samples = vector_samples()
+    network = make_network(samples).eval()
+    with torch.no_grad():
+        expected = network(torch.from_numpy(samples.rows))
+        for layer in network.head[: {0: 0, 1: 3, 2: 4}[output_layer]]:
+            expected = layer(expected)
+    features = encode(network, samples, None, output_layer)
+    np.testing.assert_allclose(features, expected.numpy(), atol=1e-6)
 
 
 def test_encode_brings_images_to_the_size_of_the_views():

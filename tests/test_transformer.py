@@ -1,10 +1,12 @@
 """Training and features: what fit, partial_fit, transform and score promise."""
 
+import itertools
 import os
 import random
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import joblib
 import numpy as np
@@ -20,6 +22,7 @@ import sklearn_simclr._transformer as transformer_module
 from sklearn_simclr import SimCLRTransformer
 from sklearn_simclr.augmentation import AffineAugmentation, FeatureCorruption, SimCLRAugmentation
 from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder, ResNetEncoder
+from sklearn_simclr.losses import dcl, nt_xent
 from sklearn_simclr.optim import DEFAULT_WEIGHT_DECAY, default_learning_rate
 
 
@@ -806,6 +809,109 @@ def test_every_head_and_optimizer(simclr, digits, projection_layers, optimizer):
     model = simclr(projection_layers=projection_layers, optimizer=optimizer).fit(images)
     assert np.isfinite(model.loss_curve_).all()
     assert model.transform(images).shape == (64, 4)  # h, whatever the head
+
+
+def middle_layer(model, h):
+    """Output of the first of three layers of the projection head, worked out with NumPy."""
+    weights = model._weights
+    x = h.astype(float) @ weights["head.0.weight"].T.astype(float)
+    x = (x - weights["head.1.running_mean"]) / np.sqrt(weights["head.1.running_var"] + 1e-5)
+    return np.maximum(x * weights["head.1.weight"] + weights["head.1.bias"], 0)
+
+
+def test_output_layer_is_that_of_transform(simclr, digits):
+    images, _ = digits
+    model = simclr(projection_layers=3, projection_dim=7).fit(images)
+    h = model.transform(images)
+    middle = model.set_params(output_layer=1).transform(images)
+    assert middle.shape == (64, 4) and len(model.get_feature_names_out()) == 4
+    assert_allclose(middle, middle_layer(model, h), atol=1e-5)
+    assert model.set_params(output_layer=2).transform(images).shape == (64, 4)
+    z = model.set_params(output_layer=3).transform(images)
+    assert z.shape == (64, 7)
+    names = [f"simclrtransformer{i}" for i in range(7)]
+    assert model.get_feature_names_out().tolist() == names
+    assert list(model.set_output(transform="pandas").transform(images).columns) == names
+    asked_before = simclr(projection_layers=3, projection_dim=7, output_layer=3).fit(images)
+    assert_array_equal(asked_before.transform(images), z)
+
+
+def test_output_layer_beyond_the_head_is_refused_after_fit_too(simclr, digits):
+    images, _ = digits
+    model = simclr(projection_layers=1).fit(images).set_params(output_layer=2)
+    with pytest.raises(ValueError, match=r"output_layer=2 .*projection_layers=1"):
+        model.transform(images)
+
+
+LOSS_NAMES = ["nt_xent", "nt_logistic", "margin_triplet", "dcl", "supcon"]
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_every_loss_by_name(simclr, digits, loss):
+    images, labels = digits
+    model = simclr(loss=loss, max_epochs=20, learning_rate=0.01).fit(images, labels)
+    assert np.isfinite(model.transform(images)).all()
+    if loss != "margin_triplet":  # its semi-hard negatives follow the positive
+        assert model.loss_curve_[-1] < model.loss_curve_[0]
+
+
+def test_losses_train_differently(simclr, digits):
+    images, labels = digits
+    features = [simclr(loss=loss).fit(images, labels).transform(images) for loss in LOSS_NAMES]
+    for i, j in itertools.combinations(range(len(features)), 2):
+        assert not np.allclose(features[i], features[j])
+
+
+@pytest.mark.parametrize("loss", [dcl, partial(dcl, temperature=0.5), lambda a, b: dcl(a, b)])
+def test_a_callable_loss_equals_the_named_one(simclr, digits, loss):
+    images, _ = digits
+    expected = simclr(loss="dcl").fit(images).transform(images)
+    assert_array_equal(simclr(loss=loss).fit(images).transform(images), expected)
+
+
+def test_a_callable_loss_gets_the_temperature_if_it_takes_it(simclr, digits):
+    images, _ = digits
+    expected = simclr(loss="nt_xent", temperature=0.1).fit(images).transform(images)
+    assert_array_equal(
+        simclr(loss=nt_xent, temperature=0.1).fit(images).transform(images), expected
+    )
+
+
+def test_supcon_without_labels_is_nt_xent(simclr, digits):
+    images, _ = digits
+    model = simclr(loss="supcon").fit(images, np.full(64, -1))
+    assert model.loss_curve_ == pytest.approx(simclr().fit(images).loss_curve_, rel=1e-4)
+
+
+def test_supcon_reads_classes_by_whatever_name(simclr, digits):
+    images, labels = digits
+    labels = np.where(np.arange(64) % 3 == 0, -1, labels)
+    expected = simclr(loss="supcon").fit(images, labels).transform(images)
+    texts = np.where(labels == -1, "-1", np.char.add("class ", labels.astype(str)))
+    for y in (labels.tolist(), pd.Series(labels), texts):
+        assert_array_equal(simclr(loss="supcon").fit(images, y).transform(images), expected)
+    shuffled = np.random.default_rng(0).permutation(labels)
+    assert not np.allclose(simclr(loss="supcon").fit(images, shuffled).transform(images), expected)
+
+
+def test_supcon_draws_images_of_a_class_together(simclr, photos):
+    images, labels = photos
+    params = {"augmentation": "simclr", "max_epochs": 30, "learning_rate": 0.01}
+    h = simclr(loss="supcon", **params).fit(images, labels).transform(images).astype(float)
+    h /= np.linalg.norm(h, axis=1, keepdims=True)
+    same = labels[:, None] == labels
+    assert (h @ h.T)[same].mean() > (h @ h.T)[~same].mean() + 0.1
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_supcon_needs_labels(simclr, digits, method):
+    images, _ = digits
+    model = simclr(loss="supcon")
+    with pytest.raises(ValueError, match=r"requires y to be passed.*loss='supcon'.*-1"):
+        getattr(model, method)(images)
+    with pytest.raises(ValueError, match="y holds 3 labels, but X has 64 rows"):
+        getattr(model, method)(images, [0, 1, 2])
+    assert not hasattr(model, "loss_curve_")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
