@@ -35,7 +35,7 @@ def machine() -> str:
 
 
 class Table:
-    """A table that is printed row by row and added to results/<name>.md at the end."""
+    """A table that is printed row by row and written to results/<name>.md at the end."""
 
     def __init__(self, name: str, title: str, conditions: str, columns: list[str]):
         self.path = Path(__file__).parent / "results" / f"{name}.md"
@@ -48,10 +48,10 @@ class Table:
         self.lines.append(f"| {' | '.join(cells)} |")
         print(self.lines[-1], flush=True)
 
-    def save(self) -> None:
-        """Add the table to the file of results."""
+    def save(self, *, append: bool = True) -> None:
+        """Add the table to the file of results, or put it in the place of all that is there."""
         self.path.parent.mkdir(exist_ok=True)
-        with self.path.open("a") as file:
+        with self.path.open("a" if append else "w") as file:
             file.write("\n".join(self.lines) + "\n")
 
 

@@ -1,0 +1,137 @@
+"""CIFAR-10 from beginning to end: training in slices, then kNN, linear and fine-tuned accuracy.
+
+    python cifar10.py default --data cifar10.npz --epochs 100
+    python cifar10.py paper --data cifar10.npz --epochs 1000 --minutes 25
+
+"paper" are the settings of appendix B.9: ResNet-50, LARS, batches of 1024, temperature 0.5.
+"default" are the defaults of the package, with a whole ResNet-18 and batches of 512; "sgd" is the
+same network by the usual recipe for it, SGD with momentum and milder views.
+
+The state of the training is kept in RECIPE.joblib (or --state) after every epoch. A call trains
+for --minutes at most, and the next one goes on from there with what the optimizer remembers; once
+all epochs are done it measures, and adds a row to results/cifar10.md. The schedule of the learning
+rate is that of `fit`, one step an epoch. --n-images, --width and --n-test make it small enough to
+try on a CPU.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+from common import Table, cifar10, knn_accuracy, linear_accuracy, machine, subset
+from sklearn.frozen import FrozenEstimator
+
+from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
+from sklearn_simclr.augmentation import SimCLRAugmentation
+from sklearn_simclr.encoders import ResNetEncoder
+from sklearn_simclr.optim import scaled_learning_rate, warmup_cosine
+
+WARMUP_EPOCHS = 10
+LABELLED_SHARES = (0.01, 0.1)
+
+
+def recipe(name: str, width: float, batch_size: int | None) -> SimCLRTransformer:
+    """Make the transformer of a recipe; its learning rate is the peak of the schedule."""
+    if name == "paper":
+        batch_size = batch_size or 1024
+        return SimCLRTransformer(
+            ResNetEncoder(50, width=width),
+            augmentation=SimCLRAugmentation(color_strength=0.5),
+            optimizer="lars",
+            learning_rate=scaled_learning_rate(batch_size, base=1.0),
+            weight_decay=1e-6,
+            batch_size=batch_size,
+        )
+    batch_size = batch_size or 512
+    if name == "sgd":
+        return SimCLRTransformer(
+            ResNetEncoder(width=width),
+            augmentation=SimCLRAugmentation(crop_scale=(0.2, 1.0), grayscale_p=0.1),
+            optimizer="sgd",
+            learning_rate=scaled_learning_rate(batch_size, base=0.06),
+            batch_size=batch_size,
+        )
+    return SimCLRTransformer(ResNetEncoder(width=width), learning_rate=2e-3, batch_size=batch_size)
+
+
+def train(state: Path, simclr, X, n_epochs: int, minutes: float) -> dict:
+    """Train for a slice of time; return the state, also kept in a file after every epoch."""
+    run = {"simclr": simclr, "peak": simclr.learning_rate, "epoch": 0, "seconds": 0.0}
+    if state.exists():
+        run = joblib.load(state)
+    begin = time.perf_counter()
+    while run["epoch"] < n_epochs and time.perf_counter() - begin < 60 * minutes:
+        start = time.perf_counter()
+        n_warmup = min(WARMUP_EPOCHS, n_epochs // 10)
+        rate = run["peak"] * warmup_cosine(run["epoch"], n_epochs, n_warmup)
+        run["simclr"].set_params(learning_rate=rate).partial_fit(X)
+        run["epoch"] += 1
+        run["seconds"] += time.perf_counter() - start
+        joblib.dump(run, state.with_suffix(".new"))
+        os.replace(state.with_suffix(".new"), state)  # never half a file
+        print(f"epoch {run['epoch']}/{n_epochs}  loss {run['simclr'].loss_:.4f}", flush=True)
+    return run
+
+
+def fine_tuned_accuracy(simclr, data, share: float, seed: int) -> float:
+    """Accuracy in percent after fine-tuning on a share of the labels."""
+    X_train, y_train, X_test, y_test = data
+    X_labelled, y_labelled = subset(X_train, y_train, round(share * len(X_train)), seed)
+    classifier = SimCLRClassifier(FrozenEstimator(simclr), random_state=seed)
+    return 100 * classifier.fit(X_labelled, y_labelled).score(X_test, y_test)
+
+
+def evaluate(run: dict, data, seed: int) -> list[str]:
+    """Return the cells of a row: kNN, linear, fine-tuned."""
+    X_train, y_train, X_test, y_test = data
+    simclr = run["simclr"]
+    features = simclr.transform(X_train), y_train, simclr.transform(X_test), y_test
+    accuracies = [knn_accuracy(*features), linear_accuracy(*features)]
+    accuracies += [fine_tuned_accuracy(simclr, data, share, seed) for share in LABELLED_SHARES]
+    return [f"{value:.1f}" for value in accuracies]
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", choices=["default", "sgd", "paper"])
+    parser.add_argument("--data", help=".npz file, or folder to download to")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=np.inf, help="of training in this call")
+    parser.add_argument("--state", type=Path, help="file that keeps the training")
+    parser.add_argument("--n-images", type=int, help="train on a part of the images")
+    parser.add_argument("--n-test", type=int, help="test on a part of the images")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--batch-size", type=int, help="if not the recipe's")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    X_train, y_train, X_test, y_test = cifar10(args.data)
+    if args.n_images:
+        X_train, y_train = subset(X_train, y_train, args.n_images)
+    if args.n_test:
+        X_test, y_test = subset(X_test, y_test, args.n_test)
+
+    simclr = recipe(args.recipe, args.width, args.batch_size).set_params(random_state=args.seed)
+    state = args.state or Path(f"{args.recipe}.joblib")
+    run = train(state, simclr, X_train, args.epochs, args.minutes)
+    if run["epoch"] < args.epochs:
+        print(f"{run['epoch']} of {args.epochs} epochs done; call again to go on from {state}.")
+        return
+    table = Table(
+        "cifar10",
+        f"{args.recipe}: {len(X_train)} images, {simclr.encoder!r}, batches of "
+        f"{simclr.batch_size}, seed {args.seed}",
+        machine(),
+        ["epochs", "kNN (%)", "linear (%)", "1% of labels (%)", "10% of labels (%)", "seconds"],
+    )
+    cells = evaluate(run, (X_train, y_train, X_test, y_test), args.seed)
+    table.add(str(args.epochs), *cells, f"{run['seconds']:.0f}")
+    table.save()
+
+
+if __name__ == "__main__":
+    main()
