@@ -27,6 +27,7 @@ from sklearn_simclr.losses import margin_triplet, nt_logistic
 RECORDS = Path(__file__).parent / "results" / "findings.csv"
 COLUMNS = ["setting", "seed", "layer", "knn", "linear", "loss", "seconds"]
 EPOCHS = 8
+LONG = f"{3 * EPOCHS} epochs"
 
 BASELINE = {
     "encoder": ResNetEncoder(width=1 / 8),
@@ -51,7 +52,7 @@ SETTINGS = {
     "τ 0.5": {"temperature": 0.5},
     "τ 1": {"temperature": 1.0},
     f"{EPOCHS // 4} epochs": {"max_epochs": EPOCHS // 4},
-    f"{3 * EPOCHS} epochs": {"max_epochs": 3 * EPOCHS},
+    LONG: {"max_epochs": 3 * EPOCHS},
     "NT-Logistic, τ 0.2, all negatives": {
         "loss": partial(nt_logistic, temperature=0.2, semi_hard=False)
     },
@@ -61,7 +62,7 @@ SETTINGS = {
 PANELS = {
     "Views (figure 5)": [("crop alone", "h"), ("colour alone", "h"), ("baseline", "h")],
     "Projection head (figure 8)": [("no head", "h"), ("linear head", "h"), ("baseline", "h")],
-    "Layer (section 4.2)": [("baseline", "z"), ("baseline", "h")],
+    "Layer (section 4.2)": [("baseline", "z"), ("baseline", "h"), (LONG, "z"), (LONG, "h")],
     "Loss (table 4)": [
         ("margin 0.4", "h"),
         ("margin 0.8", "h"),
@@ -74,7 +75,7 @@ PANELS = {
     "Length (figure 9)": [
         (f"{EPOCHS // 4} epochs", "h"),
         ("baseline", "h"),
-        (f"{3 * EPOCHS} epochs", "h"),
+        (LONG, "h"),
     ],
     "Temperature (table 5)": [
         ("τ 0.05", "h"),
@@ -84,9 +85,10 @@ PANELS = {
         ("τ 1", "h"),
     ],
 }
-NAMES = {
+BASELINE_NAMES = {
     "Views (figure 5)": "crop and colour",
     "Projection head (figure 8)": "nonlinear head",
+    "Layer (section 4.2)": f"{EPOCHS} epochs",
     "Loss (table 4)": "NT-Xent",
     "Length (figure 9)": f"{EPOCHS} epochs",
     "Temperature (table 5)": "τ 0.2",
@@ -118,7 +120,7 @@ def measure(setting: str, seed: int, data) -> list[dict]:
     simclr.fit(X_train)
     seconds = time.perf_counter() - start
     records = []
-    for layer, name in enumerate(["h", "z"] if setting == "baseline" else ["h"]):
+    for layer, name in enumerate(["h", "z"] if setting in ("baseline", LONG) else ["h"]):
         simclr.set_params(output_layer=layer * simclr.projection_layers)
         features = simclr.transform(X_train), y_train, simclr.transform(X_test), y_test
         accuracies = knn_accuracy(*features), linear_accuracy(*features)
@@ -136,7 +138,8 @@ def summaries(records: list[dict]) -> dict[str, list[tuple[str, int, dict]]]:
             found = [r for r in records if (r["setting"], r["layer"]) == (setting, layer)]
             if not found:
                 continue
-            label = NAMES.get(panel, layer) if setting == "baseline" else setting
+            label = BASELINE_NAMES[panel] if setting == "baseline" else setting
+            label += f", {layer}" if panel.startswith("Layer") else ""
             values = {name: [float(r[name]) for r in found] for name in ("knn", "linear")}
             spread = {
                 name: (statistics.mean(v), statistics.stdev(v) if len(v) > 1 else 0.0)
