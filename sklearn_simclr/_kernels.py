@@ -1,5 +1,8 @@
 """Operations of the views on batches: each image has its own parameters; nothing is drawn."""
 
+import math
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -144,7 +147,7 @@ COLOR_OPERATIONS = (adjust_brightness, adjust_contrast, adjust_saturation, adjus
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each image with its own sigma and an odd kernel of a tenth of the side.
+    """Blur each image with its own sigma and an odd kernel of a tenth of the side, 3 at least.
 
     Parameters
     ----------
@@ -167,7 +170,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """
     n, channels, height, width = images.shape
     # A kernel of 2 * radius + 1 is a tenth of the side, odd; a mirror shows less than the image.
-    radius = min(max(height, width) // 20, height - 1, width - 1)
+    radius = min(max(height // 20, width // 20, 1), height - 1, width - 1)
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     kernel = torch.softmax(-0.5 * (offsets / sigma[:, None].to(images.device)) ** 2, dim=1)
     kernel = kernel.repeat_interleave(channels, 0)[:, None]  # (n * c, 1, k)
@@ -230,6 +233,54 @@ def affine(
     theta = torch.cat([linear * half / half[:, None], shift / half[:, None]], dim=2)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def rotate(images: Tensor, angle: Tensor) -> Tensor:
+    """Rotate each image by its own angle in degrees, clockwise; borders are repeated."""
+    still = angle.new_zeros(len(angle), 2)
+    return affine(images, angle, still, torch.ones_like(angle), still)
+
+
+def quarter_turns(images: Tensor, turns: Tensor) -> Tensor:
+    """Rotate each image by 0 to 3 quarter turns, counter-clockwise; odd numbers need squares."""
+    images = images.clone()
+    for number in (1, 2, 3):
+        update_rows(images, turns == number, partial(torch.rot90, k=number, dims=(2, 3)))
+    return images
+
+
+def erase(images: Tensor, top: Tensor, left: Tensor, *, side: int, fill: float) -> Tensor:
+    """Paint one square of each image in one value; it may reach beyond the border."""
+    rows = _within(top, side, images.shape[2])  # (n, h)
+    columns = _within(left, side, images.shape[3])  # (n, w)
+    return images.masked_fill((rows[:, :, None] & columns[:, None])[:, None], fill)
+
+
+def _within(start: Tensor, length: int, n_pixels: int) -> Tensor:
+    """Which of n_pixels lie in the stretch [start, start + length): (n, n_pixels)."""
+    past = torch.arange(n_pixels, device=start.device) - start[:, None]
+    return (past >= 0) & (past < length)
+
+
+def add_noise(images: Tensor, bits: Tensor, *, std: float) -> Tensor:
+    """Add noise, and clip to [0, 1]: the normal quantiles of `bits`, int16 of the images' shape."""
+    noise = torch.erfinv((bits.to(images.dtype) + 0.5) / 2**15)
+    return torch.add(images, noise, alpha=std * math.sqrt(2)).clamp_(0, 1)
+
+
+def sobel_magnitude(images: Tensor) -> Tensor:
+    """Length of each channel's Sobel gradient; a straight edge from 0 to 1 has 1, the largest."""
+    padded = F.pad(images, [1] * 4, mode="replicate")
+    across = padded[..., 2:] - padded[..., :-2]  # (n, c, h + 2, w)
+    down = padded[..., 2:, :] - padded[..., :-2, :]  # (n, c, h, w + 2)
+    across = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
+    down = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
+    return (torch.hypot(across, down) / 4).clamp_(max=1)
+
+
+def invert_bright(images: Tensor, *, threshold: float) -> Tensor:
+    """Invert the values in [0, 1] that reach the threshold."""
+    return torch.where(images >= threshold, 1 - images, images)
 
 
 def resize(batch: Tensor, size: int) -> Tensor:

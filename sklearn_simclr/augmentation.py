@@ -3,20 +3,21 @@
 An augmentation is called as ``augmentation(batch, generator)`` and returns a view. Its
 ``make_params`` draws where the generator lives, its ``apply`` makes the pixels where the batch
 lives. Training draws on the CPU: a seed then gives the same views on every device, and choosing
-the samples that an operation applies to never waits for a GPU.
+the samples that an operation applies to never waits for a GPU. ``validate`` refuses options out of
+range, and ``skipped(shape)`` names what does not apply to images of shape (c, h, w).
 """
 
 import math
+import warnings
 from numbers import Integral, Real
 
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils._param_validation import Interval
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
+from sklearn_simclr._composition import Compose, parts_of, skipped_by
 from sklearn_simclr._kernels import (
-    COLOR_OPERATIONS,
     affine,
     color_jitter,
     gaussian_blur,
@@ -24,10 +25,55 @@ from sklearn_simclr._kernels import (
     resized_crop,
     update_rows,
 )
+from sklearn_simclr._view_params import (
+    CROP_RATIO,
+    PROBABILITY,
+    check_range,
+    draw_color_jitter,
+    draw_crops,
+    floats,
+    rand,
+    randn,
+    uniform,
+)
+from sklearn_simclr._view_parts import (
+    ColorDrop,
+    ColorJitter,
+    Crop,
+    Cutout,
+    Flip,
+    GaussianBlur,
+    GaussianNoise,
+    QuarterTurns,
+    Rotation,
+    Sobel,
+    Solarize,
+    ViewPart,
+)
 
-_CROP_TRIES = 10
+__all__ = [
+    "AffineAugmentation",
+    "ColorDrop",
+    "ColorJitter",
+    "Compose",
+    "Crop",
+    "Cutout",
+    "FeatureCorruption",
+    "Flip",
+    "GaussianBlur",
+    "GaussianNoise",
+    "QuarterTurns",
+    "Rotation",
+    "SimCLRAugmentation",
+    "Sobel",
+    "Solarize",
+    "affine",
+    "color_jitter",
+    "gaussian_blur",
+    "resized_crop",
+]
+
 _LARGEST_SHARP_SIDE = 32  # the paper does not blur CIFAR-10 (appendix B.9)
-_PROBABILITY = [Interval(Real, 0, 1, closed="both")]
 
 
 class SimCLRAugmentation(BaseEstimator):
@@ -57,6 +103,11 @@ class SimCLRAugmentation(BaseEstimator):
     size : int or None, default=None
         Side of the views in pixels; None: as high and wide as the images.
 
+    Notes
+    -----
+    What does not apply to images without exactly 3 channels is skipped, and `fit` warns of it,
+    unless the augmentation was chosen by "auto".
+
     References
     ----------
     .. [1] Chen, Kornblith, Norouzi & Hinton (2020), appendix A.
@@ -74,11 +125,11 @@ class SimCLRAugmentation(BaseEstimator):
 
     _parameter_constraints: dict = {
         "crop_scale": [tuple, list],
-        "flip_p": _PROBABILITY,
+        "flip_p": PROBABILITY,
         "color_strength": [Interval(Real, 0, None, closed="left")],
-        "color_p": _PROBABILITY,
-        "grayscale_p": _PROBABILITY,
-        "blur_p": _PROBABILITY,
+        "color_p": PROBABILITY,
+        "grayscale_p": PROBABILITY,
+        "blur_p": PROBABILITY,
         "size": [None, Interval(Integral, 1, None, closed="left")],
     }
 
@@ -121,23 +172,32 @@ class SimCLRAugmentation(BaseEstimator):
     def validate(self) -> None:
         """Raise a ValueError that names the first parameter out of range."""
         self._validate_params()
-        _check_range("crop_scale", self.crop_scale, self, upper=1)
+        check_range("crop_scale", self.crop_scale, self, upper=1)
+
+    def skipped(self, shape: tuple[int, int, int]) -> list[str]:
+        """Name what is left out of images of shape (c, h, w)."""
+        if shape[0] == 3:
+            return []
+        names = {
+            "saturation and hue": self.color_strength * self.color_p,
+            "grayscale": self.grayscale_p,
+        }
+        return [name for name, amount in names.items() if amount]
 
     def make_params(self, shape: tuple[int, ...], generator: Generator) -> dict[str, Tensor]:
         """Draw the parameters of one view of each sample of a batch of shape (n, c, h, w)."""
         n, _, height, width = shape
-        strength = 0.8 * self.color_strength
-        hue = min(0.2 * self.color_strength, 0.5)
-        low = _floats([max(0, 1 - strength)] * 3 + [-hue], generator)
-        high = _floats([1 + strength] * 3 + [hue], generator)
-        return _draw_crops(n, height, width, self.crop_scale, generator) | {
-            "flip": _rand(n, generator) < self.flip_p,
-            "jitter": _rand(n, generator) < self.color_p * (self.color_strength > 0),
-            "order": _rand((n, len(COLOR_OPERATIONS)), generator).argsort(1),
-            "factors": low + (high - low) * _rand((n, len(COLOR_OPERATIONS)), generator),
-            "grayscale": _rand(n, generator) < self.grayscale_p,
-            "blur": _rand(n, generator) < self.blur_p,
-            "sigma": _uniform(n, 0.1, 2.0, generator),
+        crops = draw_crops(n, height, width, self.crop_scale, CROP_RATIO, generator)
+        flip = rand(n, generator) < self.flip_p
+        jitter, order, factors = draw_color_jitter(n, self.color_strength, self.color_p, generator)
+        return crops | {
+            "flip": flip,
+            "jitter": jitter,
+            "order": order,
+            "factors": factors,
+            "grayscale": rand(n, generator) < self.grayscale_p,
+            "blur": rand(n, generator) < self.blur_p,
+            "sigma": uniform(n, 0.1, 2.0, generator),
         }
 
     def apply(self, batch: Tensor, params: dict[str, Tensor]) -> Tensor:
@@ -217,18 +277,18 @@ class AffineAugmentation(BaseEstimator):
     def validate(self) -> None:
         """Raise a ValueError that names the first parameter out of range."""
         self._validate_params()
-        _check_range("scale", self.scale, self, upper=math.inf)
+        check_range("scale", self.scale, self, upper=math.inf)
 
     def make_params(self, shape: tuple[int, ...], generator: Generator) -> dict[str, Tensor]:
         """Draw the parameters of one view of each sample of a batch of shape (n, c, h, w)."""
         n, _, height, width = shape
-        reach = _floats([width * self.translate, height * self.translate], generator)
+        reach = floats([width * self.translate, height * self.translate], generator)
         return {
-            "angle": _uniform(n, -self.degrees, self.degrees, generator),
-            "translate": reach * _uniform((n, 2), -1, 1, generator),  # pixels along x and y
-            "scale": _uniform(n, *self.scale, generator),
-            "shear": _uniform((n, 2), -self.shear, self.shear, generator),
-            "noise": self.noise * _randn(shape, generator),
+            "angle": uniform(n, -self.degrees, self.degrees, generator),
+            "translate": reach * uniform((n, 2), -1, 1, generator),  # pixels along x and y
+            "scale": uniform(n, *self.scale, generator),
+            "shear": uniform((n, 2), -self.shear, self.shear, generator),
+            "noise": self.noise * randn(shape, generator),
         }
 
     def apply(self, batch: Tensor, params: dict[str, Tensor]) -> Tensor:
@@ -298,7 +358,7 @@ class FeatureCorruption(BaseEstimator):
         n, d = shape
         n_corrupted = max(1, math.floor(self.rate * d + 1e-9))  # 0.7 * 90 is 62.99...
         return {
-            "corrupted": _rand(shape, generator).argsort(1) < n_corrupted,  # (n, d)
+            "corrupted": rand(shape, generator).argsort(1) < n_corrupted,  # (n, d)
             "donor": torch.randint(n, shape, generator=generator, device=generator.device),
         }
 
@@ -311,12 +371,15 @@ class FeatureCorruption(BaseEstimator):
 def resolve_augmentation(augmentation, image_shape: tuple | None, view_size: int | None):
     """Turn the parameter `augmentation` into a callable; an augmentation object is copied.
 
+    Warns of what an augmentation asked for leaves out of images of this shape, (h, w, c).
+
     Raises
     ------
     ValueError
         If an option is out of range, or the augmentation is a class or for other data.
     """
-    if augmentation == "auto":
+    is_auto = augmentation == "auto"
+    if is_auto:
         augmentation = _auto_augmentation(image_shape)
     elif isinstance(augmentation, str):
         augmentation = {"simclr": SimCLRAugmentation, "scarf": FeatureCorruption}[augmentation]()
@@ -328,17 +391,36 @@ def resolve_augmentation(augmentation, image_shape: tuple | None, view_size: int
         augmentation = clone(augmentation)
     else:
         return augmentation
-    if isinstance(augmentation, FeatureCorruption if image_shape else _FOR_IMAGES):
-        kind = "images" if image_shape else "vectors; pass image_shape if its rows are images"
-        raise ValueError(f"augmentation={augmentation!r} does not suit X, which holds {kind}.")
     if hasattr(augmentation, "validate"):
         augmentation.validate()
-    if getattr(augmentation, "size", view_size) is None:
+    if any(
+        isinstance(part, FeatureCorruption if image_shape else _FOR_IMAGES)
+        for part in parts_of(augmentation)
+    ):
+        kind = "images" if image_shape else "vectors; pass image_shape if its rows are images"
+        raise ValueError(f"augmentation={augmentation!r} does not suit X, which holds {kind}.")
+    if getattr(augmentation, "size", 0) is None:
         augmentation.size = view_size
+    if image_shape and not is_auto:
+        _warn_of_skipped(augmentation, image_shape, view_size)
     return augmentation
 
 
-_FOR_IMAGES = (SimCLRAugmentation, AffineAugmentation)
+def _warn_of_skipped(augmentation, image_shape: tuple, view_size: int | None) -> None:
+    height, width, channels = image_shape
+    if view_size and not hasattr(augmentation, "size"):  # it gets the images resized
+        height = width = view_size
+    skipped = skipped_by(augmentation, (channels, height, width))
+    if skipped:
+        warnings.warn(
+            f"augmentation={augmentation!r} skips what does not apply to images of (h, w, c) = "
+            f"{image_shape}: {'; '.join(skipped)}.",
+            UserWarning,
+            stacklevel=8,  # the caller of fit
+        )
+
+
+_FOR_IMAGES = (SimCLRAugmentation, AffineAugmentation, Compose, ViewPart)
 
 
 def _auto_augmentation(image_shape: tuple | None):
@@ -358,53 +440,3 @@ def two_views(augmentation, batch: Tensor, generator: Generator) -> tuple[Tensor
     if hasattr(augmentation, "make_params"):
         return augmentation(batch, generator), augmentation(batch, generator)
     return augmentation(batch.clone()), augmentation(batch)  # it may work in place
-
-
-def _draw_crops(
-    n: int, height: int, width: int, scale: tuple[float, float], generator: Generator
-) -> dict[str, Tensor]:
-    """Boxes with an area in `scale` and an aspect ratio in [3/4, 4/3], as torchvision draws them.
-
-    Of ten tries the first that fits is taken; if none does, the largest central box of an allowed
-    aspect ratio.
-    """
-    tries = (n, _CROP_TRIES)
-    area = height * width * _uniform(tries, *scale, generator)
-    ratio = _uniform(tries, math.log(3 / 4), math.log(4 / 3), generator).exp()
-    # The last column is the central box.
-    heights = F.pad((area / ratio).sqrt().round(), (0, 1), value=min(height, round(width * 4 / 3)))
-    widths = F.pad((area * ratio).sqrt().round(), (0, 1), value=min(width, round(height * 4 / 3)))
-    fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
-    first = fits.int().argmax(1, keepdim=True)
-    box_height, box_width = (side.gather(1, first).squeeze(1).long() for side in (heights, widths))
-    free = torch.stack([height - box_height, width - box_width])  # (2, n)
-    corner = (_rand((2, n), generator) * (free + 1)).long().minimum(free)
-    corner = torch.where(first.squeeze(1) == _CROP_TRIES, free // 2, corner)
-    return {"top": corner[0], "left": corner[1], "height": box_height, "width": box_width}
-
-
-def _rand(shape, generator: Generator) -> Tensor:
-    return torch.rand(shape, generator=generator, dtype=torch.float32, device=generator.device)
-
-
-def _randn(shape, generator: Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device=generator.device)
-
-
-def _floats(values: list[float], generator: Generator) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=generator.device)
-
-
-def _uniform(shape, low: float, high: float, generator: Generator) -> Tensor:
-    return low + (high - low) * _rand(shape, generator)
-
-
-def _check_range(name: str, value, owner, *, upper: float) -> None:
-    """Refuse a (low, high) parameter unless 0 < low <= high <= upper."""
-    is_pair = len(value) == 2 and all(isinstance(end, Real) for end in value)
-    if not is_pair or not 0 < value[0] <= value[1] <= upper or value[1] == math.inf:
-        bound = "" if upper == math.inf else f" <= {upper}"
-        raise ValueError(
-            f"The {name!r} parameter of {type(owner).__name__} must be a pair (low, high) with "
-            f"0 < low <= high{bound}. Got {value!r} instead."
-        )

@@ -24,7 +24,8 @@ LAYERS = (
         "optim",
         "projection",
     },
-    {"_kernels"},
+    {"_composition", "_view_parts"},
+    {"_kernels", "_view_params"},
 )
 DEPENDENCIES = {"joblib", "numpy", "sklearn", "torch", "torchvision"}
 FILES = {path.stem: path for path in Path(sklearn_simclr.__file__).parent.rglob("*.py")}
