@@ -130,7 +130,7 @@ class Compose(_BaseComposition):
         """Name what is left out of images of shape (c, h, w), and in which step."""
         names = []
         for name, step in self.steps:
-            names += [f"{what} (step {name!r})" for what in skipped_by(step, shape)]
+            names += [f"step {name!r}: {what}" for what in skipped_by(step, shape)]
             shape = _shape_after(step, shape)
         return names
 

@@ -413,8 +413,8 @@ def _warn_of_skipped(augmentation, image_shape: tuple, view_size: int | None) ->
     skipped = skipped_by(augmentation, (channels, height, width))
     if skipped:
         warnings.warn(
-            f"augmentation={augmentation!r} skips what does not apply to images of (h, w, c) = "
-            f"{image_shape}: {'; '.join(skipped)}.",
+            f"The augmentation {type(augmentation).__name__} skips what does not apply to images "
+            f"of (h, w, c) = {image_shape}: {'; '.join(skipped)}.",
             UserWarning,
             stacklevel=8,  # the caller of fit
         )
