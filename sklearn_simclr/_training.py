@@ -209,7 +209,18 @@ def encode(
     return torch.cat(list(features)).float().numpy()
 
 
-@torch.inference_mode()
+def encode_views(
+    network: SimCLRNetwork, samples: Samples, views: Views, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features h (n, d), float32, of two random views of each sample.
+
+    They are of the views that `discrimination_accuracy` draws for the same seed.
+    """
+    blocks = _map_views(lambda h: h.cpu(), network, samples, views, seed)
+    first, second = zip(*(block.chunk(2) for block in blocks), strict=True)
+    return torch.cat(first).float().numpy(), torch.cat(second).float().numpy()
+
+
 def discrimination_accuracy(
     network: SimCLRNetwork, samples: Samples, views: Views, seed: int
 ) -> float:
@@ -218,18 +229,36 @@ def discrimination_accuracy(
     Samples compete in blocks of at most 256, 510 other views at most, in the same draw of views
     for the same seed.
     """
+
+    def count_hits(h: Tensor) -> Tensor:
+        z = nn.functional.normalize(network.head(h), dim=1)  # (2m, projection_dim)
+        similarity = (z @ z.T).fill_diagonal_(-torch.inf)
+        other = torch.arange(len(z), device=z.device).roll(len(z) // 2)
+        return (similarity.argmax(1) == other).sum()
+
+    n_hits = torch.stack(_map_views(count_hits, network, samples, views, seed)).sum()
+    return int(n_hits) / (2 * len(samples))
+
+
+@torch.inference_mode()
+def _map_views(
+    function: Callable[[Tensor], Tensor],
+    network: SimCLRNetwork,
+    samples: Samples,
+    views: Views,
+    seed: int,
+) -> list[Tensor]:
+    """Apply a function to the features h (2m, d) of two views of each block of m >= 2 samples.
+
+    Row i and row i + m are those of one sample.
+    """
     network.eval()
     generator = cpu_generator(seed, _SCORE_STREAM)
-    n_hits = torch.zeros((), dtype=torch.long, device=samples.device)
     blocks = torch.arange(len(samples)).tensor_split(-(-len(samples) // _EVALUATED_ROWS))
     with _global_draws(views.draws_globally, derived_seed(seed, _SCORE_STREAM), samples.device):
-        for index in blocks:
-            x = torch.cat(views(samples.batch(index), generator))
-            z = nn.functional.normalize(network.head(network(x)), dim=1)  # (2n, projection_dim)
-            similarity = (z @ z.T).fill_diagonal_(-torch.inf)
-            other = torch.arange(len(z), device=z.device).roll(len(index))
-            n_hits += (similarity.argmax(1) == other).sum()
-    return int(n_hits) / (2 * len(samples))
+        return [
+            function(network(torch.cat(views(samples.batch(index), generator)))) for index in blocks
+        ]
 
 
 def _whole(batch: Tensor, image_size: int | None) -> Tensor:

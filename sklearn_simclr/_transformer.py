@@ -45,6 +45,7 @@ from sklearn_simclr._training import (
     check_training,
     discrimination_accuracy,
     encode,
+    encode_views,
     train,
 )
 from sklearn_simclr.augmentation import resolve_augmentation
@@ -427,6 +428,12 @@ class SimCLRTransformer(
         network, samples = self._restore(X, min_samples=1)
         _check_output_layer(self.output_layer, self._head[1])
         return encode(network, samples, self._view_size, self.output_layer)
+
+    @plain_torch()
+    def _view_features(self, X) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features of two random views of each sample, those that `score` looks at."""
+        network, samples = self._restore(X, min_samples=2)
+        return encode_views(network, samples, _views(vars(self)), self._seed)
 
     def _check_rows(self, X, *, reset: bool, min_samples: int) -> tuple[np.ndarray, tuple | None]:
         """Validate X; return its rows (n, values of a sample) and the shape of its images."""

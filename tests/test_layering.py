@@ -21,6 +21,7 @@ LAYERS = (
         "augmentation",
         "encoders",
         "losses",
+        "metrics",
         "optim",
         "projection",
     },
