@@ -75,8 +75,8 @@ def knn_accuracy(
     Notes
     -----
     scikit-learn searches by Euclidean distance among features of length 1, which have the same
-    neighbours; its search for "cosine" takes twice the time and ten times the memory. 10,000
-    samples of 512 features among 50,000 take some 13 seconds on one core.
+    neighbours; its search for "cosine" takes twice the time and a gigabyte of memory. 10,000
+    samples of 512 features among 50,000 take some 13 seconds on one core of a server.
 
     References
     ----------

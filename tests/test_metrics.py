@@ -129,6 +129,16 @@ def test_weights_let_a_near_neighbour_outvote_two_far_ones():
     assert knn_accuracy(h_train, y_train, *test, n_neighbors=3, **options) == 0
 
 
+@pytest.mark.parametrize("share", [0.95, 1.05])
+def test_votes_fall_by_half_over_ln_2_temperatures_of_cosine(share):
+    temperature, nearest = 0.5, 0.9
+    cosines = nearest, *[nearest - share * temperature * math.log(2)] * 2
+    h_train = [(c, math.sqrt(1 - c**2)) for c in cosines]
+    options = {"n_neighbors": 3, "weights": "similarity", "temperature": temperature}
+    found = knn_accuracy(h_train, ["near", "far", "far"], [[1, 0]], ["near"], **options)
+    assert found == (share > 1)
+
+
 def test_knn_accuracy_counts_labels_never_seen_as_wrong():
     assert knn_accuracy([[1, 0]], ["a"], [[1, 0], [0, 1]], ["a", "b"], n_neighbors=1) == 0.5
 
@@ -205,6 +215,13 @@ def test_uniformity_of_known_features():
     random = uniformity(np.random.default_rng(0).normal(size=(1000, 256)))
     assert random == pytest.approx(-4, abs=0.05)
     assert uniformity(np.abs(np.random.default_rng(0).normal(size=(1000, 256)))) > -2
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_uniformity_of_collapsed_features_is_zero(seed, dtype):
+    value = uniformity(np.tile(features(1, 7, seed), (50, 1)).astype(dtype))
+    assert -1e-6 < value <= 0
 
 
 def test_uniformity_neither_underflows_nor_overflows():
@@ -499,6 +516,12 @@ def test_pipelines_are_measured_at_their_last_simclr_transformer(simclr, vectors
         assert scorer(pipeline, vectors, y) == expected
     pipeline = make_pipeline("passthrough", simclr(encoder="mlp")).fit(scaled)
     assert scorer(pipeline, scaled, y) == expected
+
+
+def test_of_two_simclr_transformers_the_last_is_measured(simclr, vectors):
+    pipeline = make_pipeline(simclr(encoder="mlp"), simclr(encoder="mlp")).fit(vectors)
+    h = pipeline[0].transform(vectors)
+    assert rankme_scorer(pipeline, vectors) == rankme_scorer(pipeline[1], h)
 
 
 def test_scorers_read_images_and_frames(simclr, photos, vectors):
