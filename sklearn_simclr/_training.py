@@ -210,13 +210,17 @@ def encode(
 
 
 def encode_views(
-    network: SimCLRNetwork, samples: Samples, views: Views, seed: int
+    network: SimCLRNetwork, samples: Samples, views: Views, output_layer: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features h (n, d), float32, of two random views of each sample.
+    """Return the features (n, d), float32, of two random views of each sample.
 
     They are of the views that `discrimination_accuracy` draws for the same seed.
     """
-    blocks = _map_views(lambda h: h.cpu(), network, samples, views, seed)
+
+    def represent(x: Tensor) -> Tensor:
+        return network.represent(x, output_layer).cpu()
+
+    blocks = _map_views(represent, network, samples, views, seed)
     first, second = zip(*(block.chunk(2) for block in blocks), strict=True)
     return torch.cat(first).float().numpy(), torch.cat(second).float().numpy()
 
@@ -230,8 +234,8 @@ def discrimination_accuracy(
     for the same seed.
     """
 
-    def count_hits(h: Tensor) -> Tensor:
-        z = nn.functional.normalize(network.head(h), dim=1)  # (2m, projection_dim)
+    def count_hits(x: Tensor) -> Tensor:
+        z = nn.functional.normalize(network.head(network(x)), dim=1)  # (2m, projection_dim)
         similarity = (z @ z.T).fill_diagonal_(-torch.inf)
         other = torch.arange(len(z), device=z.device).roll(len(z) // 2)
         return (similarity.argmax(1) == other).sum()
@@ -248,7 +252,7 @@ def _map_views(
     views: Views,
     seed: int,
 ) -> list[Tensor]:
-    """Apply a function to the features h (2m, d) of two views of each block of m >= 2 samples.
+    """Apply a function to two views (2m, c, h, w) of each block of m >= 2 samples.
 
     Row i and row i + m are those of one sample.
     """
@@ -256,9 +260,7 @@ def _map_views(
     generator = cpu_generator(seed, _SCORE_STREAM)
     blocks = torch.arange(len(samples)).tensor_split(-(-len(samples) // _EVALUATED_ROWS))
     with _global_draws(views.draws_globally, derived_seed(seed, _SCORE_STREAM), samples.device):
-        return [
-            function(network(torch.cat(views(samples.batch(index), generator)))) for index in blocks
-        ]
+        return [function(torch.cat(views(samples.batch(index), generator))) for index in blocks]
 
 
 def _whole(batch: Tensor, image_size: int | None) -> Tensor:

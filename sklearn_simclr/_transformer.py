@@ -374,8 +374,9 @@ class SimCLRTransformer(
 
         Two fresh views of every sample are projected, and each has to find its partner as the
         nearest of all views, by cosine similarity, in blocks of at most 256 samples. Needs no
-        labels and is the same at every call. Weaker augmentations make it easier, so compare it
-        between models of one augmentation and on as many samples.
+        labels and is the same at every call. Weaker augmentations and lower temperatures make it
+        easier, so compare it between models of one augmentation and one temperature, on as many
+        samples.
 
         Parameters
         ----------
@@ -426,14 +427,13 @@ class SimCLRTransformer(
     def _features(self, X) -> np.ndarray:
         """Do the work of `transform`, which scikit-learn wraps."""
         network, samples = self._restore(X, min_samples=1)
-        _check_output_layer(self.output_layer, self._head[1])
         return encode(network, samples, self._view_size, self.output_layer)
 
     @plain_torch()
     def _view_features(self, X) -> tuple[np.ndarray, np.ndarray]:
         """Return the features of two random views of each sample, those that `score` looks at."""
         network, samples = self._restore(X, min_samples=2)
-        return encode_views(network, samples, _views(vars(self)), self._seed)
+        return encode_views(network, samples, _views(vars(self)), self.output_layer, self._seed)
 
     def _check_rows(self, X, *, reset: bool, min_samples: int) -> tuple[np.ndarray, tuple | None]:
         """Validate X; return its rows (n, values of a sample) and the shape of its images."""
@@ -478,6 +478,7 @@ class SimCLRTransformer(
     def _restore(self, X, *, min_samples: int) -> tuple[SimCLRNetwork, Samples]:
         """Rebuild the trained network on the device of this moment, and put X beside it."""
         check_is_fitted(self)
+        _check_output_layer(self.output_layer, self._head[1])
         samples = self._read(X, reset=False, min_samples=min_samples)
         return _network(vars(self), samples), samples
 

@@ -836,6 +836,15 @@ def test_output_layer_is_that_of_transform(simclr, digits):
     assert_array_equal(asked_before.transform(images), z)
 
 
+@pytest.mark.parametrize("output_layer", [0, 1, 2])
+def test_features_of_views_are_of_the_layer_that_transform_returns(simclr, digits, output_layer):
+    images, _ = digits
+    model = simclr(augmentation=Mirrored(), output_layer=output_layer).fit(images)
+    first, second = model._view_features(images)
+    assert_allclose(first, model.transform(images), atol=1e-5)
+    assert_allclose(second, model.transform(images[:, :, ::-1]), atol=1e-5)
+
+
 def test_output_layer_beyond_the_head_is_refused_after_fit_too(simclr, digits):
     images, _ = digits
     model = simclr(projection_layers=1).fit(images).set_params(output_layer=2)
