@@ -416,6 +416,11 @@ def test_vectors_are_refused(augmentation):
         resolve_augmentation(augmentation, None, None)
 
 
+def test_a_composition_is_for_images_whatever_its_steps():
+    with pytest.raises(ValueError, match="not suit X, which holds vectors"):
+        resolve_augmentation(Compose([("shift", Shift())]), None, None)
+
+
 @each_part
 def test_parts_are_parameter_objects(kind):
     part = kind()
@@ -725,6 +730,12 @@ def test_what_does_not_apply_to_the_images_is_named_once(augmentation, image_sha
         resolve_augmentation(augmentation, image_shape, None)
     assert len(caught) == 1
     assert str(caught[0].message).endswith(f"images of (h, w, c) = {image_shape}: {skipped}.")
+
+
+def test_a_step_before_the_crop_meets_the_images_as_they_are():
+    composed = Compose([("turn", QuarterTurns()), ("crop", Crop())])
+    with pytest.warns(UserWarning, match="step 'turn': rotations by 90 and 270 degrees"):
+        resolve_augmentation(composed, (8, 9, 3), 12)
 
 
 @pytest.mark.parametrize(
