@@ -3,4 +3,4 @@
 from sklearn_simclr._transformer import SimCLRTransformer
 
 __all__ = ["SimCLRTransformer"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

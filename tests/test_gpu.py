@@ -7,13 +7,34 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn_simclr._views import Views
 from torch import nn
 
-from sklearn_simclr._training import Views
-from sklearn_simclr.augmentation import AffineAugmentation, FeatureCorruption, SimCLRAugmentation
+from sklearn_simclr import SimCLRClassifier
+from sklearn_simclr.augmentation import (
+    AffineAugmentation,
+    ColorDrop,
+    ColorJitter,
+    Compose,
+    Crop,
+    Cutout,
+    FeatureCorruption,
+    Flip,
+    GaussianBlur,
+    GaussianNoise,
+    QuarterTurns,
+    Rotation,
+    SimCLRAugmentation,
+    Sobel,
+    Solarize,
+)
 from sklearn_simclr.encoders import ResNetEncoder
+from sklearn_simclr.losses import resolve_loss
 
 pytestmark = pytest.mark.gpu
+
+_PARTS = (Crop, Flip, QuarterTurns, Rotation, ColorJitter, ColorDrop, GaussianBlur, GaussianNoise)
+ALL_PARTS = Compose([(part.__name__, part()) for part in (*_PARTS, Sobel, Solarize, Cutout)])
 
 
 def dropout_factory():
@@ -119,9 +140,10 @@ def test_global_draws_are_seeded(resnet, photos):
         SimCLRAugmentation(),
         SimCLRAugmentation(size=48, blur_p=1.0),
         AffineAugmentation(),
+        ALL_PARTS,
         FeatureCorruption(),
     ],
-    ids=str,
+    ids=lambda augmentation: type(augmentation).__name__,
 )
 def test_one_seed_gives_one_pair_of_views_on_every_device(augmentation):
     shape = (16, 12) if isinstance(augmentation, FeatureCorruption) else (16, 3, 40, 40)
@@ -133,6 +155,36 @@ def test_one_seed_gives_one_pair_of_views_on_every_device(augmentation):
     for one, other in zip(on_cpu, on_gpu, strict=True):
         assert other.device.type == "cuda"
         assert_allclose(one, other.cpu(), atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["nt_xent", "nt_logistic", "margin_triplet", "dcl", "supcon"])
+def test_losses_are_those_of_the_cpu(loss):
+    z = torch.randn(2, 32, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(32) % 5 - 1
+    values, gradients = [], []
+    for device in ("cpu", "cuda"):
+        projections = z.to(device).requires_grad_()
+        value = resolve_loss(loss, 0.2)(*projections, labels.to(device))
+        values.append(value.item())
+        gradients.append(torch.autograd.grad(value, projections)[0].cpu())
+    assert values[1] == pytest.approx(values[0], rel=1e-3)
+    assert_allclose(gradients[1], gradients[0], atol=1e-4)
+
+
+def test_supervised_loss_trains(resnet, photos):
+    model = resnet(loss="supcon", max_epochs=20).fit(*photos)
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
+
+
+@pytest.mark.parametrize("method", ["linear", "fine_tuning", "distillation"])
+def test_classifier(resnet, photos, method):
+    images, labels = photos
+    few = np.where(np.arange(32) < 8, labels, -1)
+    model = SimCLRClassifier(resnet(), method=method, max_iter=20, random_state=0).fit(images, few)
+    assert model.predict_proba(images).shape == (32, 2)
+    on_cpu = pickle.loads(pickle.dumps(model))
+    on_cpu.transformer_.set_params(device="cpu")
+    assert_allclose(on_cpu.predict_proba(images), model.predict_proba(images), atol=2e-2)
 
 
 def test_training_is_close_to_that_of_the_cpu(resnet, photos):

@@ -63,10 +63,10 @@ def split(X, y, test_size=0.3):
     return X_train, y_train, X_test, y_test
 
 
-def digits():
+def digits(test_size=0.3):
     """scikit-learn's digits: grey images of 8 x 8 pixels, values 0 to 16."""
     bunch = load_digits()
-    return split(bunch.images, bunch.target)
+    return split(bunch.images, bunch.target, test_size)
 
 
 def vectors(name: str):
