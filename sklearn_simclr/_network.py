@@ -1,11 +1,20 @@
 """The network that is trained: encoder and projection head behind the input normalisation."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sklearn_simclr._device import seeded_global_generator
-from sklearn_simclr.encoders import ConvNetEncoder, ResNetEncoder, build_encoder, feature_dim
+from sklearn_simclr.encoders import (
+    ConvNetEncoder,
+    ResNetEncoder,
+    TorchvisionEncoder,
+    build_encoder,
+    feature_dim,
+)
 from sklearn_simclr.projection import first_layers, projection_head
 
 
@@ -51,7 +60,7 @@ def build_network(
     seed: int,
     device: torch.device,
 ) -> SimCLRNetwork:
-    """Make the network with fresh weights, those of the user's own module apart.
+    """Make the network with fresh weights, unless the encoder brings its own.
 
     Parameters
     ----------
@@ -89,8 +98,37 @@ def _memory_format(encoder, network: nn.Module, device: torch.device) -> torch.m
     as every ``x.view(len(x), -1)`` does. On CPUs the gradient of torch's grouped convolutions in
     bfloat16 has been seen to read memory that was never written, on maps of one pixel.
     """
-    known = isinstance(encoder, str | ResNetEncoder | ConvNetEncoder)
+    known = isinstance(encoder, ResNetEncoder | ConvNetEncoder | TorchvisionEncoder)
     grouped = any(getattr(module, "groups", 1) > 1 for module in network.modules())
     if known and not (grouped and device.type == "cpu"):
         return torch.channels_last
     return torch.contiguous_format
+
+
+@contextlib.contextmanager
+def dropping_idle_strides(network: nn.Module) -> Iterator[None]:
+    """Take the stride from convolutions that are given maps of one column, in a pass made within.
+
+    It makes no difference to what they return, but in bfloat16 on CPUs oneDNN leaves part of the
+    gradient of such weights unwritten, so that it is whatever the memory held before.
+    """
+    widths: dict[nn.Conv2d, set[int]] = {}
+
+    def record(module, args, kwargs):
+        x = next(iter((*args, *kwargs.values())))
+        widths.setdefault(module, set()).add(x.shape[-1])
+
+    hooks = [
+        module.register_forward_pre_hook(record, with_kwargs=True)
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and module.stride[1] > 1
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for module, seen in widths.items():
+        reach = module.dilation[1] * (module.kernel_size[1] - 1)
+        if seen == {1} and 2 * module.padding[1] == reach:  # one column whatever the stride
+            module.stride = (module.stride[0], 1)

@@ -1,5 +1,7 @@
 """Fitted state to and from NumPy arrays and plain values."""
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,10 @@ def to_tensors(value):
 
 def load_weights(network: nn.Module, weights: dict[str, np.ndarray]) -> None:
     """Put weights that `to_plain` made of a network's state dict into a network like it."""
-    network.load_state_dict(to_tensors(weights))
+    state = OrderedDict(to_tensors(weights))
+    # The versions of layers: some refuse to load without.
+    state._metadata = network.state_dict()._metadata
+    network.load_state_dict(state)
 
 
 def load_moments(optimizer: torch.optim.Optimizer, moments: dict) -> None:

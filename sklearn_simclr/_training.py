@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sklearn_simclr._data import Samples, batch_shape, shuffled_batches
 from sklearn_simclr._device import cpu_generator, derived_seed, seeded_global_generator
 from sklearn_simclr._kernels import resize
-from sklearn_simclr._network import SimCLRNetwork
+from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides
 from sklearn_simclr.augmentation import two_views
 
 _EVALUATED_ROWS = 256  # at a time
@@ -87,7 +87,8 @@ def _try_views(network: SimCLRNetwork, batch: Tensor, views: Views) -> Tensor:
     try:
         with torch.no_grad():
             pair = views(batch, cpu_generator(0))
-            z = network.head.eval()(network.eval()(torch.cat(pair)))
+            with dropping_idle_strides(network):
+                z = network.head.eval()(network.eval()(torch.cat(pair)))
     except Exception as error:
         raise ValueError(
             f"{name} failed on a batch of shape {tuple(batch.shape)}, or made views that the "

@@ -49,7 +49,12 @@ from sklearn_simclr._training import (
     train,
 )
 from sklearn_simclr.augmentation import resolve_augmentation
-from sklearn_simclr.encoders import resolve_encoder, torchvision_names
+from sklearn_simclr.encoders import (
+    TorchvisionEncoder,
+    resolve_encoder,
+    torchvision_names,
+    without_weights,
+)
 from sklearn_simclr.losses import LOSSES, resolve_loss
 from sklearn_simclr.optim import (
     DEFAULT_WEIGHT_DECAY,
@@ -495,6 +500,7 @@ class SimCLRTransformer(
             fitted = self._decide(samples)
         fitted |= self._settings(samples, fitted["_view_size"])
         network = _network(fitted, samples)
+        fitted["_encoder"] = without_weights(fitted["_encoder"], network.encoder)
         fitted["_h_dim"] = network.n_features
         if not any(param.requires_grad for param in network.parameters()):
             raise ValueError(
@@ -533,7 +539,8 @@ class SimCLRTransformer(
             "image_size": (self.image_size, self._view_size),
         }
         if self.encoder != "auto" and isinstance(self.encoder, str | BaseEstimator):
-            asked["encoder"] = (_name(resolve_encoder(self.encoder, (), 0)), self.encoder_name_)
+            encoder = resolve_encoder(without_weights(self.encoder), (), 0)
+            asked["encoder"] = (_name(encoder), self.encoder_name_)
         for name, (now, fitted) in asked.items():
             if now != fitted:
                 raise ValueError(
@@ -556,7 +563,7 @@ class SimCLRTransformer(
             "_encoder": encoder,
             "_head": (self.projection_dim, self.projection_layers),
             "_view_size": self.image_size,
-            "encoder_name_": _name(encoder),
+            "encoder_name_": _name(without_weights(encoder)),
             "image_shape_": samples.image_shape,
             "pixel_range_": samples.pixel_range,
             "mean_": mean,
@@ -695,13 +702,14 @@ def _network_input(samples: Samples, view_size: int | None) -> tuple[int, ...]:
 
 def _views(fitted: dict, loss: str | Callable = "nt_xent") -> Views:
     """Make the views that the fitted attributes describe, to train for a loss or to look at."""
-    own = (
-        type(fitted[name]).__module__.startswith("sklearn_simclr.")
-        for name in ("_encoder", "_augmentation")
+    encoder, augmentation = fitted["_encoder"], fitted["_augmentation"]
+    own = all(
+        type(part).__module__.startswith("sklearn_simclr.") for part in (encoder, augmentation)
     )
-    # Encoders, augmentations and losses of ours never draw from torch's global generator.
-    draws_globally = callable(loss) or not all(own)
-    return Views(fitted["_augmentation"], fitted["_view_size"], draws_globally)
+    # Encoders, augmentations and losses of ours never draw from torch's global generator, but
+    # torchvision's networks do where they drop something.
+    draws_globally = callable(loss) or not own or isinstance(encoder, TorchvisionEncoder)
+    return Views(augmentation, fitted["_view_size"], draws_globally)
 
 
 def _check_output_layer(output_layer: int, projection_layers: int) -> None:

@@ -14,6 +14,8 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from sklearn_simclr._pretrained import WEIGHTS_CONSTRAINT, load_pretrained, read_weights
+
 _STAGES = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -22,6 +24,8 @@ _STAGES = {
     152: (Bottleneck, (3, 8, 36, 3)),
 }
 _LARGEST_SMALL_SIDE = 64
+_WITH_CLASSES = nn.Linear | nn.Conv2d  # what turns features into classes in torchvision's networks
+_AUXILIARY_CLASSIFIERS = ("aux1", "aux2", "AuxLogits")  # of GoogLeNet and Inception
 
 
 class ResNetEncoder(BaseEstimator):
@@ -37,7 +41,16 @@ class ResNetEncoder(BaseEstimator):
     stem : {"auto", "small", "large"}, default="auto"
         The first layers. "large" is the original, a 7x7 convolution of stride 2 and a max-pool,
         which shrinks the image fourfold. "small" is a 3x3 convolution of stride 1 and no pooling,
-        as the paper uses for CIFAR-10 (appendix B.9). "auto" is small up to 64 pixels a side.
+        as the paper uses for CIFAR-10 (appendix B.9). "auto" is small up to 64 pixels a side; with
+        `weights` it is the stem that these have.
+    weights : str, path, mapping or torchvision weights, default=None
+        What the training starts from; None: fresh weights. The path of a file that ``torch.save``
+        wrote, which is read without running code; a state dict of tensors or arrays; or a member
+        such as ``torchvision.models.ResNet18_Weights.DEFAULT``, which torchvision downloads. The
+        names are torchvision's, a prefix such as "module." or "encoder." before all of them apart.
+        Those of the classifier ("fc") are left out; everything else has to fit. For images of
+        another number of channels c, each channel of the first convolution becomes the sum over
+        the given ones, divided by c, so that gray images give the same response.
 
     References
     ----------
@@ -57,27 +70,48 @@ class ResNetEncoder(BaseEstimator):
         "depth": [Options(Integral, set(_STAGES))],
         "width": [Interval(Real, 0, None, closed="neither")],
         "stem": [StrOptions({"auto", "small", "large"})],
+        "weights": WEIGHTS_CONSTRAINT,
     }
+    weights = None  # of objects that were pickled before there was this parameter
 
-    def __init__(self, depth=18, *, width=1.0, stem="auto"):
+    def __init__(self, depth=18, *, width=1.0, stem="auto", weights=None):
         self.depth = depth
         self.width = width
         self.stem = stem
+        self.weights = weights
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """Make the network for images of shape (c, h, w), with fresh weights.
+        """Make the network for images of shape (c, h, w), with fresh weights or those given.
 
         Raises
         ------
         ValueError
-            If a parameter is out of range or the input is not images.
+            If a parameter is out of range, the input is not images, or the weights cannot be read
+            or do not fit.
         """
         self._validate_params()
-        channels, height, width = _image_shape(self, input_shape)
-        stem = self.stem
-        if stem == "auto":
-            stem = "small" if max(height, width) <= _LARGEST_SMALL_SIDE else "large"
-        return _resnet(*_STAGES[self.depth], channels, self.width, stem)
+        channels, *sides = _image_shape(self, input_shape)
+        weights = None if self.weights is None else read_weights(self.weights)
+        stem = _stem(sides, weights) if self.stem == "auto" else self.stem
+        network = _resnet(*_STAGES[self.depth], channels, self.width, stem)
+        if weights is not None:
+            load_pretrained(
+                network,
+                weights,
+                first_convolution="conv1",
+                classifiers=("fc",),
+                encoder=_shown(self),
+            )
+        return network
+
+
+def _stem(sides: list[int], weights: dict[str, Tensor] | None) -> str:
+    """Choose the stem by the kernel of the first convolution in the weights, else by the sides."""
+    names = [name for name in weights or () if name.endswith("conv1.weight")]
+    if names:
+        kernel = weights[min(names, key=len)].shape[2:]  # blocks have longer names
+        return "small" if kernel == (3, 3) else "large"
+    return "small" if max(sides) <= _LARGEST_SMALL_SIDE else "large"
 
 
 def _resnet(
@@ -242,6 +276,122 @@ def torchvision_names() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
+class TorchvisionEncoder(BaseEstimator):
+    """A torchvision classification network without its classifier; h is what that was given.
+
+    Networks made for ImageNet, most of which shrink an image 32 times. Many take images of any
+    size. These need larger ones, in pixels of the shorter side: Swin 4, GoogLeNet 15, SqueezeNet
+    17 (version 1.1) or 21, DenseNet 29, ConvNeXt and VGG 32, AlexNet 63, Inception 75. Vision
+    transformers take square images whose side is a multiple of their patch (14, 16 or 32, the
+    number in their name), MaxViT multiples of 224.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`torchvision_names`. "resnet18" is torchvision's own, with the stem for large
+        images, unlike `ResNetEncoder`.
+    weights : str, path, mapping or torchvision weights, default=None
+        What the training starts from, as in `ResNetEncoder`. Position embeddings of vision
+        transformers are interpolated to the size of the images.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_simclr.encoders import TorchvisionEncoder
+    >>> network = TorchvisionEncoder("mobilenet_v3_small").build((3, 32, 32))
+    >>> network(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 1024])
+    """
+
+    _parameter_constraints: dict = {
+        "name": [StrOptions(set(torchvision_names()))],
+        "weights": WEIGHTS_CONSTRAINT,
+    }
+
+    def __init__(self, name, *, weights=None):
+        self.name = name
+        self.weights = weights
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        """Make the network for images of shape (c, h, w), with fresh weights or those given.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, the input is not images or not of a size that the
+            network can be built for, or the weights cannot be read or do not fit.
+        """
+        self._validate_params()
+        channels, *sides = _image_shape(self, input_shape)
+        network = _torchvision(self.name, *sides)
+        classifier = _remove_classifier(network)
+        first_convolution = _fit_first_convolution(network, channels)
+        if self.weights is not None:
+            load_pretrained(
+                network,
+                read_weights(self.weights),
+                first_convolution=first_convolution,
+                classifiers=(classifier, *_AUXILIARY_CLASSIFIERS),
+                encoder=_shown(self),
+            )
+        return network
+
+
+def _torchvision(name: str, height: int, width: int) -> nn.Module:
+    """Make a torchvision network with fresh weights, its classifier included."""
+    options: dict = {"num_classes": 1}
+    if name.startswith("vit_"):
+        options["image_size"] = height
+    elif name.startswith("maxvit_"):
+        options["input_size"] = (height, width)
+    elif name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": True}
+    try:
+        return torchvision.models.get_model(name, weights=None, **options)
+    except (ValueError, AssertionError) as error:
+        raise ValueError(
+            f"encoder={name!r} cannot take images of {height} x {width} pixels: {error}. "
+            "Choose another encoder or image_size."
+        ) from error
+
+
+def _remove_classifier(network: nn.Module) -> str:
+    """Put nothing in the place of the last layer, and of the dropout just before it.
+
+    Returns the name that the last layer had.
+    """
+    if isinstance(getattr(network, "dropout", None), nn.Dropout):
+        network.dropout = nn.Identity()
+    name = next(n for n in ("fc", "classifier", "head", "heads") if hasattr(network, n))
+    head = getattr(network, name)
+    if not isinstance(head, nn.Sequential):
+        setattr(network, name, nn.Identity())
+        return name
+    layers = list(head.named_children())
+    last = max(i for i, (_, layer) in enumerate(layers) if isinstance(layer, _WITH_CLASSES))
+    head[last] = nn.Identity()
+    if last and isinstance(head[last - 1], nn.Dropout):
+        head[last - 1] = nn.Identity()
+    return f"{name}.{layers[last][0]}"
+
+
+def _fit_first_convolution(network: nn.Module, channels: int) -> str:
+    """Make the first convolution one of `channels`, and return its name.
+
+    Its fresh weights are scaled such that the response to the channels is as large as before.
+    """
+    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    if channels == old.in_channels:
+        return name
+    new = copy.deepcopy(old)
+    new.in_channels = channels
+    scale = old.weight.std() * (old.in_channels / channels) ** 0.5
+    fresh = torch.randn(old.out_channels, channels, *old.kernel_size, device=old.weight.device)
+    new.weight = nn.Parameter(scale.detach() * fresh)
+    network.set_submodule(name, new)
+    return name
+
+
 def resolve_encoder(encoder, input_shape: tuple[int, ...], n_samples: int):
     """Turn the parameter `encoder` into what `build_encoder` takes.
 
@@ -277,19 +427,45 @@ def _auto_encoder(input_shape: tuple[int, ...], n_samples: int):
 
 
 def _by_name(name: str):
-    """Encoder object for a name that has one here, so that it fits small images; else the name."""
+    """Encoder object for a name; ResNets are those of this module, which fit small images."""
     if name == "mlp":
         return MLPEncoder()
     if name.startswith("resnet"):
         return ResNetEncoder(int(name.removeprefix("resnet")))
-    return name
+    return TorchvisionEncoder(name)
+
+
+def without_weights(encoder, network: nn.Module | None = None):
+    """Return the encoder without the weights it starts from, which only say how training begins.
+
+    Parameters
+    ----------
+    encoder
+        An encoder of any kind; those that start from no weights are returned as they are.
+    network : nn.Module, default=None
+        What the encoder has built. The stem is then fixed, if the weights have chosen it, so that
+        the result builds such a network again.
+    """
+    if not isinstance(encoder, ResNetEncoder | TorchvisionEncoder) or encoder.weights is None:
+        return encoder
+    params = encoder.get_params() | {"weights": None}
+    if network is not None and params.get("stem") == "auto":
+        params["stem"] = "small" if network.conv1.kernel_size == (3, 3) else "large"
+    return type(encoder)(**params)
+
+
+def _shown(encoder) -> str:
+    """How a message calls an encoder: without its weights, torchvision's networks by their name."""
+    if isinstance(encoder, TorchvisionEncoder):
+        return repr(encoder.name)
+    return repr(without_weights(encoder))
 
 
 def build_encoder(encoder, input_shape: tuple[int, ...]) -> nn.Module:
     """Make the network of a resolved encoder on the CPU in float32.
 
-    Fresh weights come from torch's global generator. The user's own module keeps its weights; a
-    factory is called.
+    Fresh weights come from torch's global generator. The user's own module keeps its weights, an
+    encoder object may start from given ones; a factory is called.
 
     Raises
     ------
@@ -298,9 +474,7 @@ def build_encoder(encoder, input_shape: tuple[int, ...]) -> nn.Module:
     TypeError
         If a factory returns no ``nn.Module``.
     """
-    if isinstance(encoder, str):
-        network = _torchvision(encoder, input_shape)
-    elif isinstance(encoder, nn.Module):
+    if isinstance(encoder, nn.Module):
         network = copy.deepcopy(encoder)
     elif hasattr(encoder, "build"):
         network = encoder.build(input_shape)
@@ -336,69 +510,16 @@ def feature_dim(network: nn.Module, input_shape: tuple[int, ...], encoder) -> in
             h = network.eval()(torch.zeros(2, *input_shape, dtype=torch.float32))
     except Exception as error:
         raise ValueError(
-            f"encoder={encoder!r} cannot take input of shape {('n', *input_shape)}: "
+            f"encoder={_shown(encoder)} cannot take input of shape {('n', *input_shape)}: "
             f"{type(error).__name__}: {error}. Choose another encoder or image_size."
         ) from error
     if not isinstance(h, Tensor) or h.ndim != 2 or len(h) != 2 or not h.is_floating_point():
         got = f"shape {tuple(h.shape)}" if isinstance(h, Tensor) else type(h).__name__
         raise ValueError(
-            f"encoder={encoder!r} must map a batch of n samples to a float tensor of shape (n, d); "
-            f"for 2 samples it returned {got}."
+            f"encoder={_shown(encoder)} must map a batch of n samples to a float tensor of shape "
+            f"(n, d); for 2 samples it returned {got}."
         )
     return h.shape[1]
-
-
-def _torchvision(name: str, input_shape: tuple[int, ...]) -> nn.Module:
-    """Make a torchvision classification network without its classifier, for any channels."""
-    channels, height, width = _image_shape(name, input_shape)
-    options: dict = {"num_classes": 1}
-    if name.startswith("vit_"):
-        options["image_size"] = height
-    elif name.startswith("maxvit_"):
-        options["input_size"] = (height, width)
-    elif name in ("googlenet", "inception_v3"):
-        options |= {"aux_logits": False, "init_weights": True}
-    try:
-        network = torchvision.models.get_model(name, weights=None, **options)
-    except (ValueError, AssertionError) as error:
-        raise ValueError(
-            f"encoder={name!r} cannot take images of {height} x {width} pixels: {error}. "
-            "Choose another encoder or image_size."
-        ) from error
-    _remove_classifier(network)
-    if channels != 3:
-        _replace_first_convolution(network, channels)
-    return network
-
-
-def _remove_classifier(network: nn.Module) -> None:
-    """Put nothing in the place of the last layer, and of the dropout just before it."""
-    if isinstance(getattr(network, "dropout", None), nn.Dropout):
-        network.dropout = nn.Identity()
-    name = next(n for n in ("fc", "classifier", "head", "heads") if hasattr(network, n))
-    head = getattr(network, name)
-    if not isinstance(head, nn.Sequential):
-        setattr(network, name, nn.Identity())
-        return
-    last = max(i for i, layer in enumerate(head) if isinstance(layer, nn.Linear | nn.Conv2d))
-    head[last] = nn.Identity()
-    if last and isinstance(head[last - 1], nn.Dropout):
-        head[last - 1] = nn.Identity()
-
-
-def _replace_first_convolution(network: nn.Module, channels: int) -> None:
-    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
-    new = nn.Conv2d(
-        channels,
-        old.out_channels,
-        old.kernel_size,
-        old.stride,
-        old.padding,
-        bias=old.bias is not None,
-    )
-    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-    parent, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(parent), attribute, new)
 
 
 def _init_convolutions(network: nn.Module) -> None:
@@ -410,7 +531,7 @@ def _init_convolutions(network: nn.Module) -> None:
 def _image_shape(encoder, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(input_shape) != 3:
         raise ValueError(
-            f"encoder={encoder!r} needs images, but the rows of X are vectors of "
+            f"encoder={_shown(encoder)} needs images, but the rows of X are vectors of "
             f"{input_shape[0]} features: pass image_shape=(height, width) if they are images, "
             "or encoder='mlp'."
         )

@@ -5,12 +5,16 @@ import torch
 import torchvision
 from sklearn.base import clone
 from torch import nn
+from torchvision.models import regnet
 from torchvision.ops import StochasticDepth
 
 from sklearn_simclr.encoders import (
     ConvNetEncoder,
     MLPEncoder,
     ResNetEncoder,
+    TorchvisionEncoder,
+    _fit_first_convolution,
+    _remove_classifier,
     _torchvision,
     build_encoder,
     feature_dim,
@@ -19,36 +23,51 @@ from sklearn_simclr.encoders import (
 )
 
 DEPTHS = (18, 34, 50, 101, 152)
-# One small network of each family: its features, and a small side that it takes.
+# One small network of each family: its features, and the smallest side that it takes.
 FAMILIES = {
-    "googlenet": (1024, 32),
-    "mnasnet0_5": (1280, 32),
-    "mobilenet_v3_small": (1024, 32),
-    "regnet_y_400mf": (440, 32),
-    "shufflenet_v2_x0_5": (1024, 32),
-    "squeezenet1_1": (512, 32),
+    "densenet121": (1024, 29),
+    "efficientnet_b0": (1280, 1),
+    "googlenet": (1024, 15),
+    "mnasnet0_5": (1280, 1),
+    "mobilenet_v2": (1280, 1),
+    "mobilenet_v3_small": (1024, 1),
+    "regnet_x_400mf": (400, 1),
+    "regnet_y_400mf": (440, 1),
+    "shufflenet_v2_x0_5": (1024, 1),
+    "squeezenet1_0": (512, 21),
+    "squeezenet1_1": (512, 17),
 }
 HEAVY_FAMILIES = {
+    "alexnet": (4096, 63),
     "convnext_tiny": (768, 32),
-    "densenet121": (1024, 32),
-    "efficientnet_b0": (1280, 32),
+    "efficientnet_v2_s": (1280, 1),
     "inception_v3": (2048, 75),
-    "mobilenet_v2": (1280, 32),
-    "resnext50_32x4d": (2048, 32),
-    "swin_t": (768, 32),
+    "maxvit_t": (512, 224),
+    "mobilenet_v3_large": (1280, 1),
+    "resnet50": (2048, 1),
+    "resnext50_32x4d": (2048, 1),
+    "swin_t": (768, 4),
+    "swin_v2_t": (768, 4),
     "vgg11_bn": (4096, 32),
-    "vit_b_32": (768, 64),
+    "vit_b_32": (768, 32),
+    "wide_resnet50_2": (2048, 1),
 }
 ALL_FAMILIES = [
     *FAMILIES.items(),
     *(pytest.param(*item, marks=pytest.mark.slow) for item in HEAVY_FAMILIES.items()),
 ]
+WITH_LOGITS = nn.Linear | nn.Conv2d
+DROPS_WITHIN = ("alexnet", "vgg11_bn")  # between hidden layers of their own
 
 
-def seeded_build(encoder, input_shape, seed=0):
+def seeded(function, *args, **options):
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_encoder(encoder, input_shape)
+        torch.manual_seed(0)
+        return function(*args, **options)
+
+
+def seeded_build(encoder, input_shape):
+    return seeded(build_encoder, encoder, input_shape)
 
 
 # ResNet
@@ -104,7 +123,7 @@ def test_resnet_shrinks_the_image(stem, shrinkage):
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize("width", [1 / 64, 0.25, 1, 1.5, 2])
+@pytest.mark.parametrize("width", [1 / 64, 0.25, 1, 1.5, 2, 4])
 def test_resnet_width_multiplies_the_features(depth, width):
     with torch.device("meta"):
         h = ResNetEncoder(depth, width=width).build((1, 16, 16))(torch.zeros(2, 1, 16, 16))
@@ -168,6 +187,7 @@ def test_gradients_reach_every_weight(encoder):
         (ResNetEncoder, "depth", "18"),
         (ResNetEncoder, "width", 0),
         (ResNetEncoder, "stem", "tiny"),
+        (ResNetEncoder, "weights", 3),
         (ConvNetEncoder, "width", 0),
         (ConvNetEncoder, "n_layers", 1.5),
         (MLPEncoder, "hidden_dim", -1),
@@ -180,15 +200,21 @@ def test_options_out_of_range_are_refused_with_name_and_value(kind, name, value)
     assert repr(value) in str(error.value)
 
 
-@pytest.mark.parametrize("kind", [ResNetEncoder, ConvNetEncoder, MLPEncoder])
-def test_encoders_are_parameter_objects(kind):
-    encoder = kind()
+@pytest.mark.parametrize(
+    "encoder",
+    [ResNetEncoder(), ConvNetEncoder(), MLPEncoder(), TorchvisionEncoder("swin_t")],
+    ids=lambda e: type(e).__name__,
+)
+def test_encoders_are_parameter_objects(encoder):
+    kind = type(encoder)
     assert clone(encoder).get_params() == encoder.get_params()
     for name, value in encoder.get_params().items():
-        assert getattr(kind(**{name: value}), name) is value
+        assert getattr(kind(**encoder.get_params() | {name: value}), name) is value
 
 
-@pytest.mark.parametrize("encoder", [ResNetEncoder(), ConvNetEncoder(), "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "encoder", [ResNetEncoder(), ConvNetEncoder(), TorchvisionEncoder("shufflenet_v2_x0_5")]
+)
 def test_image_encoders_refuse_vectors_with_the_mend(encoder):
     with pytest.raises(ValueError, match=r"needs images, .* of 12 features: pass image_shape"):
         build_encoder(encoder, (12,))
@@ -197,57 +223,138 @@ def test_image_encoders_refuse_vectors_with_the_mend(encoder):
 # torchvision's networks by name
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("name, expected", ALL_FAMILIES)
-def test_torchvision_network_without_its_classifier(name, expected, channels):
-    n_features, side = expected
-    network = seeded_build(name, (channels, side, side))
-    assert feature_dim(network, (channels, side, side), name) == n_features
-    network.train()
-    x = torch.randn(4, channels, side, side)
-    h = network(x)
-    assert h.shape == (4, n_features)
-    (h * torch.randn_like(h)).sum().backward()
-    first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
-    assert first.in_channels == channels
-    assert first.weight.grad.abs().sum() > 0
+def theirs_of(name, side):
+    """Return torchvision's network of a name with its thousand classes, and its last layer."""
+    options = {"image_size": side} if name.startswith("vit") else {}
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False  # the random draws take long
+    network = seeded(torchvision.models.get_model, name, weights=None, **options)
+    layers = [m for n, m in network.named_modules() if "aux" not in n.lower()]
+    return network, [m for m in layers if isinstance(m, WITH_LOGITS)][-1]
 
 
-@pytest.mark.parametrize("name, expected", ALL_FAMILIES)
-def test_no_dropout_is_left_before_the_features(name, expected):
-    if name.startswith("vgg"):
-        pytest.skip("drops between its own hidden layers")
-    side = expected[1]
-    network = seeded_build(name, (3, side, side)).train()
+def freeze_stochastic_depth(network):
     for module in network.modules():
         if isinstance(module, StochasticDepth):
             module.eval()
-    x = torch.randn(4, 3, side, side)
+
+
+@pytest.mark.parametrize("name, expected", ALL_FAMILIES)
+def test_features_are_what_torchvisions_last_layer_is_given(name, expected):
+    n_features, side = expected
+    theirs, last = theirs_of(name, side)
+    network = TorchvisionEncoder(name, weights=theirs.state_dict()).build((3, side, side))
+    assert feature_dim(network, (3, side, side), name) == n_features
+    x = torch.randn(2, 3, side, side)
+    given = []
+    last.register_forward_pre_hook(lambda module, args: given.append(args[0].clone()))
     with torch.no_grad():
-        assert torch.equal(network(x), network(x))
+        theirs.eval()(x)
+        h = network.eval()(x)
+    expected = given[0].mean((2, 3)) if given[0].ndim == 4 else given[0]  # SqueezeNet's: maps
+    torch.testing.assert_close(h, expected)
+    assert h.std(0).max() > 0
+
+
+@pytest.mark.parametrize("name, expected", ALL_FAMILIES)
+def test_gradients_reach_every_weight_of_a_torchvision_network(name, expected):
+    side = expected[1] if name in ("maxvit_t", "inception_v3") else max(32, expected[1])
+    network = seeded_build(TorchvisionEncoder(name), (1, side, side)).train()
+    freeze_stochastic_depth(network)
+    x = seeded(torch.randn, 3, 1, side, side)
+    h = network(x)
+    assert h.shape == (3, expected[0])
+    (h * seeded(torch.randn, *h.shape)).sum().backward()
+    for parameter_name, param in network.named_parameters():
+        assert param.grad is not None, parameter_name
+        assert param.grad.isfinite().all(), parameter_name
+        assert param.ndim == 1 or param.grad.any(), parameter_name
+    if name not in DROPS_WITHIN:
+        with torch.no_grad():
+            assert torch.equal(network(x), h)  # no dropout is left before the features
+
+
+@pytest.mark.parametrize("name, expected", ALL_FAMILIES)
+def test_images_of_a_size_that_it_cannot_take_are_refused_with_size_and_mend(name, expected):
+    side = expected[1]
+    encoder = TorchvisionEncoder(name)
+    shapes = [(side - 1, side - 1), (2 * side, side - 1)] if side > 1 else []
+    if name.startswith(("vit", "maxvit")):
+        shapes.append((side + 1, side + 1))
+    if name.startswith("vit"):
+        shapes.append((side, 2 * side))
+    for shape in shapes:
+        numbers = f"{shape[0]}.*{shape[1]}"
+        with pytest.raises(ValueError, match=f"'{name}' cannot take .*{numbers}.* image_size"):
+            feature_dim(build_encoder(encoder, (3, *shape)), (3, *shape), encoder)
+
+
+@pytest.fixture
+def regnets_on_meta(monkeypatch):
+    """Let RegNets be made on the meta device, although they compute their widths by tensors."""
+    compute = regnet.BlockParams.from_init_params
+
+    def on_cpu(**params):
+        with torch.device("cpu"):
+            return compute(**params)
+
+    monkeypatch.setattr(regnet.BlockParams, "from_init_params", on_cpu)
+
+
+def test_every_torchvision_network_loses_its_last_layer_only(regnets_on_meta):
+    for name in torchvision_names():
+        with torch.device("meta"):
+            network = _torchvision(name, 224, 224)
+            modules = dict(network.named_modules())
+            first = next(n for n, m in modules.items() if isinstance(m, nn.Conv2d))
+            last = [n for n, m in modules.items() if isinstance(m, WITH_LOGITS)][-1]
+            assert _remove_classifier(network) == last
+            assert _fit_first_convolution(network, 4) == first
+        now = dict(network.named_modules())
+        assert isinstance(now[last], nn.Identity), name
+        changed = {n for n, module in modules.items() if now[n] is not module} - {last, first}
+        assert all(isinstance(modules[n], nn.Dropout) for n in changed), name
+        assert len(changed) <= 1, name
+        before, after = vars(modules[first]), vars(now[first])
+        options = ("stride", "padding", "dilation", "groups", "padding_mode", "out_channels")
+        assert {o: before[o] for o in options} == {o: after[o] for o in options}, name
+        assert now[first].in_channels == now[first].weight.shape[1] == 4, name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in torchvision_names() if not n.startswith("regnet")])
-def test_every_torchvision_network_gives_features(name):  # regnets compute on the way
-    with torch.device("meta"):
-        network = _torchvision(name, (1, 224, 224)).eval()
-        h = network(torch.zeros(2, 1, 224, 224))
-    assert h.ndim == 2 and len(h) == 2 and h.shape[1] > 100
+def test_every_torchvision_network_gives_its_last_layers_input(regnets_on_meta):
+    for name in torchvision_names():
+        with torch.device("meta"), torch.no_grad():
+            layers = list(_torchvision(name, 224, 224).modules())
+            weight = [m for m in layers if isinstance(m, WITH_LOGITS)][-1].weight
+            network = TorchvisionEncoder(name).build((1, 224, 224)).eval()
+            h = network(torch.zeros(2, 1, 224, 224))
+        assert h.shape == (2, weight.shape[1]), name
 
 
-@pytest.mark.parametrize(
-    "name, shape",
-    [
-        ("inception_v3", (3, 32, 32)),
-        ("vit_b_16", (3, 40, 40)),
-        ("vit_b_16", (3, 32, 48)),
-        ("alexnet", (3, 16, 16)),
-    ],
-)
-def test_a_network_that_cannot_take_the_images_is_refused_by_name(name, shape):
-    with pytest.raises(ValueError, match=f"encoder='{name}' cannot take .* image_size"):
-        feature_dim(build_encoder(name, shape), shape, name)
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1"])  # without a bias, with
+@pytest.mark.parametrize("channels", [1, 4, 12])
+def test_first_convolution_answers_other_channels_as_loudly(name, channels):
+    networks = [seeded_build(TorchvisionEncoder(name), (c, 64, 64)) for c in (3, channels)]
+    three, other = (
+        next(m for m in network.modules() if isinstance(m, nn.Conv2d)) for network in networks
+    )
+    # The squares add up to the variance of the response to noise.
+    loudness = [float(layer.weight.detach().square().sum()) for layer in (three, other)]
+    assert other.in_channels == channels
+    assert loudness[1] == pytest.approx(loudness[0], rel=0.2)
+    if three.bias is not None:
+        assert torch.equal(other.bias, three.bias)
+
+
+def test_a_convolution_for_other_channels_keeps_all_its_options():
+    options = {"padding": 2, "dilation": 2, "padding_mode": "reflect", "bias": False}
+    network = nn.Sequential(nn.Identity(), nn.Sequential(nn.Conv2d(3, 4, 3, 2, **options)))
+    assert _fit_first_convolution(network, 2) == "1.0"
+    expected = nn.Conv2d(2, 4, 3, 2, **options)
+    assert repr(network[1][0]) == repr(expected)
+    assert network[1][0](torch.ones(1, 2, 9, 9)).shape == expected(torch.ones(1, 2, 9, 9)).shape
+    assert network[1][0].weight.requires_grad
 
 
 # The parameter `encoder`
@@ -277,8 +384,20 @@ def test_resnets_by_name_fit_small_images(depth):
 
 def test_other_names():
     assert isinstance(resolve_encoder("mlp", (3, 8, 8), 100), MLPEncoder)
-    assert resolve_encoder("densenet121", (3, 32, 32), 100) == "densenet121"
+    encoder = resolve_encoder("densenet121", (3, 32, 32), 100)
+    assert isinstance(encoder, TorchvisionEncoder) and encoder.name == "densenet121"
     assert "resnet18" in torchvision_names() and "densenet121" in torchvision_names()
+
+
+def test_unknown_torchvision_name_is_refused():
+    with pytest.raises(ValueError, match=r"'name' parameter of TorchvisionEncoder .* 'resnet19'"):
+        TorchvisionEncoder("resnet19").build((3, 32, 32))
+
+
+def test_torchvisions_own_resnet_keeps_the_stem_for_large_images():
+    with torch.device("meta"):
+        network = TorchvisionEncoder("resnet18").build((3, 32, 32))
+    assert network.conv1.kernel_size == (7, 7)
 
 
 def test_an_encoder_object_is_copied():

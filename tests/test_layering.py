@@ -26,7 +26,7 @@ LAYERS = (
         "projection",
     },
     {"_composition", "_view_parts"},
-    {"_kernels", "_view_params"},
+    {"_kernels", "_pretrained", "_view_params"},
 )
 DEPENDENCIES = {"joblib", "numpy", "sklearn", "torch", "torchvision"}
 FILES = {path.stem: path for path in Path(sklearn_simclr.__file__).parent.rglob("*.py")}

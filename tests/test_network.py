@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_simclr._network import build_network
+from sklearn_simclr._network import build_network, dropping_idle_strides
 from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder, ResNetEncoder, resolve_encoder
 
 CPU = torch.device("cpu")
@@ -116,3 +116,56 @@ def test_weights_are_a_function_of_the_seed(encoder, input_shape):
 def test_width_of_the_features_is_found_unless_given():
     assert make_network(ConvNetEncoder(8)).n_features == 16
     assert make_network(ConvNetEncoder(8), n_features=16).head[0].in_features == 16
+
+
+def fill_free_memory_with_nan():
+    blocks = [torch.full((2**n,), torch.nan) for n in range(4, 19) for _ in range(20)]
+    del blocks
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", [1, 16])
+def test_gradients_in_bfloat16_are_right_on_maps_of_one_pixel(layout, groups):
+    for _ in range(5):
+        conv = nn.Conv2d(16, 32, 3, stride=2, padding=1, groups=groups, bias=False)
+        conv = conv.to(memory_format=layout)
+        x = torch.randn(32, 16, 1, 1).contiguous(memory_format=layout)
+        expected = conv(x)
+        with dropping_idle_strides(conv):
+            assert torch.equal(conv(x), expected)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = conv(x)
+        torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05)
+        fill_free_memory_with_nan()
+        out.float().square().sum().backward()
+        gradient = conv.weight.grad.clone()
+        assert gradient.isfinite().all()
+        assert gradient[:, :, 1, 1].abs().min() > 0
+        gradient[:, :, 1, 1] = 0
+        assert not gradient.any()  # the rest of the kernel sees padding only
+
+
+def test_a_resnet_has_no_idle_strides_when_it_is_trained():
+    network = make_network(ResNetEncoder(stem="large", width=0.25))
+    with dropping_idle_strides(network):
+        network.eval()(images())
+    first = [block[0].conv1 for block in (network.encoder.layer3, network.encoder.layer4)]
+    assert [conv.stride for conv in first] == [(2, 2), (2, 1)]
+
+
+def test_strides_are_kept_where_they_count():
+    strided = nn.Conv2d(3, 3, 3, stride=2, padding=1)
+    network = nn.Sequential(
+        nn.Conv2d(3, 3, 3, stride=2, padding=1),  # (8, 4) -> (4, 2)
+        strided,  # -> (2, 1)
+        nn.Conv2d(3, 3, 3, stride=2, padding=1),  # -> (1, 1)
+        nn.Conv2d(3, 3, 1, stride=2, padding=1),  # -> (2, 2)
+        strided,  # -> (1, 1)
+    )
+    x = torch.randn(2, 3, 8, 4)
+    expected = network(x)
+    with dropping_idle_strides(network):
+        network(x)
+    assert [module.stride for module in network] == [(2, 2), (2, 2), (2, 1), (2, 2), (2, 2)]
+    assert torch.equal(network(x), expected)
+    assert not any(module._forward_pre_hooks for module in network)
