@@ -45,6 +45,11 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def mixed_precision(precision: torch.dtype, device: torch.device) -> torch.autocast:
+    """Multiply in this dtype, which float32 leaves as it is."""
+    return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
+
+
 def derived_seed(seed: int, *path: int) -> int:
     """Seed that depends on `seed` and on what it is for, such as the number of an epoch."""
     return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
@@ -87,6 +92,13 @@ def seeded_global_generator(seed: int, device: torch.device) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def global_draws(
+    needed: bool, seed: int, device: torch.device
+) -> contextlib.AbstractContextManager:
+    """Seed torch's global generators for a while if code that may draw from them is to run."""
+    return seeded_global_generator(seed, device) if needed else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

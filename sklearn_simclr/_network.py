@@ -49,6 +49,13 @@ class SimCLRNetwork(nn.Module):
         return first_layers(self.head, output_layer)(self(x))
 
 
+def largest_weight(network: nn.Module) -> Tensor:
+    """Largest magnitude among weights and running statistics, left on the device."""
+    values = network.state_dict().values()
+    weights = [value for value in values if value.is_floating_point() and value.numel()]
+    return torch.stack([value.abs().max().float() for value in weights]).max()
+
+
 def build_network(
     encoder,
     head: tuple[int, int],

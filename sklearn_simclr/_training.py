@@ -1,6 +1,5 @@
 """The training loop and the passes over a trained network; knows torch, not scikit-learn."""
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_simclr._data import Samples, batch_shape, shuffled_batches
-from sklearn_simclr._device import cpu_generator, derived_seed, seeded_global_generator
+from sklearn_simclr._device import cpu_generator, derived_seed, global_draws, mixed_precision
 from sklearn_simclr._kernels import resize
-from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides
-from sklearn_simclr.augmentation import two_views
+from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
+from sklearn_simclr._views import Views
 
 _EVALUATED_ROWS = 256  # at a time
 _EPOCH_STREAM, _SCORE_STREAM = 1, 2  # what a seed is derived for
@@ -27,20 +26,6 @@ class EpochRecord(NamedTuple):
     loss: float  # mean over the batches
     learning_rate: float  # of the last step
     seconds: float
-
-
-class Views(NamedTuple):
-    """How a batch becomes two views."""
-
-    augmentation: Callable
-    image_size: int | None
-    draws_globally: bool  # whether views or encoder may draw from torch's global generator
-
-    def __call__(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return two views of each sample."""
-        if self.image_size and not hasattr(self.augmentation, "size"):
-            batch = resize(batch, self.image_size)
-        return two_views(self.augmentation, batch, generator)
 
 
 class Objective(NamedTuple):
@@ -70,7 +55,7 @@ def check_training(
         loss fails or cannot be trained on.
     """
     index = torch.arange(2)
-    with _global_draws(views.draws_globally, 0, samples.device):
+    with global_draws(views.draws_globally, 0, samples.device):
         z = _try_views(network, samples.batch(index), views)
         try:
             objective(*z.chunk(2), index)
@@ -138,7 +123,7 @@ def train(
         before = {name: value.clone() for name, value in network.state_dict().items()}
         rates = [learning_rate_at(number * n_batches + batch) for batch in range(n_batches)]
         try:
-            with _global_draws(views.draws_globally, derived_seed(seed, epoch), samples.device):
+            with global_draws(views.draws_globally, derived_seed(seed, epoch), samples.device):
                 loss, largest_weight = _train_epoch(
                     network,
                     optimizer,
@@ -178,22 +163,14 @@ def _train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         x = torch.cat(views(samples.batch(index), generator))  # (2n, c, h, w)
-        with torch.autocast(
-            samples.device.type, dtype=precision, enabled=precision != torch.float32
-        ):
+        with mixed_precision(precision, samples.device):
             z1, z2 = network.head(network(x)).chunk(2)  # (n, projection_dim) each
         loss = objective(z1, z2, index)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.detach()
-    weights = [
-        value
-        for value in network.state_dict().values()
-        if value.is_floating_point() and value.numel()
-    ]
-    largest = torch.stack([value.abs().max().float() for value in weights]).max()
-    return torch.stack([total / len(batches), largest]).tolist()
+    return torch.stack([total / len(batches), largest_weight(network)]).tolist()
 
 
 @torch.inference_mode()
@@ -260,13 +237,9 @@ def _map_views(
     network.eval()
     generator = cpu_generator(seed, _SCORE_STREAM)
     blocks = torch.arange(len(samples)).tensor_split(-(-len(samples) // _EVALUATED_ROWS))
-    with _global_draws(views.draws_globally, derived_seed(seed, _SCORE_STREAM), samples.device):
+    with global_draws(views.draws_globally, derived_seed(seed, _SCORE_STREAM), samples.device):
         return [function(torch.cat(views(samples.batch(index), generator))) for index in blocks]
 
 
 def _whole(batch: Tensor, image_size: int | None) -> Tensor:
     return resize(batch, image_size) if image_size else batch
-
-
-def _global_draws(needed: bool, seed: int, device: torch.device):
-    return seeded_global_generator(seed, device) if needed else contextlib.nullcontext()

@@ -41,13 +41,13 @@ from sklearn_simclr._persistence import load_moments, load_weights, to_plain
 from sklearn_simclr._training import (
     EpochRecord,
     Objective,
-    Views,
     check_training,
     discrimination_accuracy,
     encode,
     encode_views,
     train,
 )
+from sklearn_simclr._views import Views
 from sklearn_simclr.augmentation import resolve_augmentation
 from sklearn_simclr.encoders import (
     TorchvisionEncoder,
@@ -646,6 +646,11 @@ class SimCLRTransformer(
                     vars(self).pop(name, None)
                 vars(self).update(before)
             raise
+
+    def _take_weights(self, network: SimCLRNetwork) -> None:
+        """Take over the weights of a network that was trained on elsewhere."""
+        self._weights = to_plain(network.state_dict())
+        self._moments = None  # belong to the weights from before
 
     def _store(self, run: "_Run") -> None:
         """Take over the state of a training that has finished at least one epoch."""

@@ -11,9 +11,10 @@ import sklearn_simclr
 # From top to bottom; modules of one layer do not import each other.
 LAYERS = (
     {"__init__"},
+    {"_classifier"},
     {"_transformer"},
-    {"_training"},
-    {"_network"},
+    {"_finetuning", "_training"},
+    {"_network", "_views"},
     {
         "_data",
         "_device",
@@ -70,8 +71,9 @@ def test_imports_are_seen():
     assert {"_training", "_data", "optim"} <= imported_modules("_transformer")
 
 
-def test_training_loop_knows_no_scikit_learn():
-    assert not [name for name in imported_names("_training") if name.split(".")[0] == "sklearn"]
+@pytest.mark.parametrize("module", ["_finetuning", "_training"])
+def test_training_loops_know_no_scikit_learn(module):
+    assert not [name for name in imported_names(module) if name.split(".")[0] == "sklearn"]
 
 
 @pytest.mark.parametrize("module", FILES)

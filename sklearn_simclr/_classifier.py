@@ -1,0 +1,395 @@
+"""SimCLRClassifier: pre-trains on all rows, learns the classes from the labelled ones."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.extmath import softmax
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from sklearn_simclr._data import as_array, read_labels
+from sklearn_simclr._device import derived_seed, plain_torch, resolve_precision
+from sklearn_simclr._finetuning import NetworkWithHead, Task, fine_tune
+from sklearn_simclr._persistence import to_plain
+from sklearn_simclr._transformer import SimCLRTransformer, _views
+from sklearn_simclr.optim import make_optimizer, warmup_cosine
+
+_MIN_STEPS, _MIN_EPOCHS = 200, 30  # what max_iter="auto" takes at least
+_WARMUP_SHARE = 0.1
+_PROBE_ITERATIONS = 1000  # at most
+_TEACHER, _STUDENT = 0, 1  # what a seed is derived for
+
+
+class SimCLRClassifier(ClassifierMixin, BaseEstimator):
+    """Classify images or vectors of which few are labelled.
+
+    `fit` trains a :class:`SimCLRTransformer` on all rows of X, a linear classifier on the features
+    of the labelled rows, and then, as `method` asks, both parts together on the labelled rows.
+
+    Parameters
+    ----------
+    transformer : SimCLRTransformer or FrozenEstimator, default=None
+        What is pre-trained; None: ``SimCLRTransformer()``. An unfitted one is cloned and fitted
+        on all rows, with y only if its loss reads it. A fitted one is copied and not trained
+        again, but cloning the classifier, as every cross-validation does, forgets its fit; within
+        ``sklearn.frozen.FrozenEstimator`` it is kept. What is passed is never changed.
+    method : {"fine_tuning", "linear", "distillation"}, default="fine_tuning"
+        "linear": logistic regression on the standardised features; the encoder stays as it is.
+        "fine_tuning": from there on, encoder and linear layer are trained on views of the
+        labelled rows. "distillation": the fine-tuned network then teaches a second one of the same
+        pre-trained weights its probabilities of the classes of all rows.
+    max_iter : int, default="auto"
+        Steps of the fine-tuning, and those of the distillation. "auto" is 30 passes over the rows
+        that are learned from, but at least 200 steps.
+    batch_size : int, default=64
+        Rows in a step, >= 1. Every batch is full: few rows come up several times, in other views.
+    learning_rate : float, default=0.001
+        Peak of the learning rate of AdamW, > 0: linear warm-up over a tenth of the steps, then
+        cosine to zero.
+    weight_decay : float, default=0.0001
+        Decay of the weights, >= 0; biases and batch normalisation have none.
+    temperature : float, default=1.0
+        Divides the logits of teacher and student in the distillation, > 0.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random, also of a transformer whose own `random_state` is None.
+    verbose : int, default=0
+        Whether to print the loss ten times in a training.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (k,)
+        The classes, sorted.
+    transformer_ : SimCLRTransformer
+        Gives the features that are classified, fine-tuned if `method` asks for it. After a `fit`
+        that failed or was interrupted, what the pre-training had come to.
+    coef_, intercept_ : ndarray of shape (k, d) and (k,)
+        The linear layer: ``transformer_.transform(X) @ coef_.T + intercept_`` are the logits.
+    n_iter_ : int
+        Steps that were taken, those of the distillation included; with "linear" the iterations of
+        the logistic regression.
+    loss_curve_ : list of float
+        Loss of each step; empty with "linear".
+    n_features_in_, feature_names_in_
+        As in :class:`SimCLRTransformer`.
+
+    See Also
+    --------
+    SimCLRTransformer : The features alone, for a classifier of another kind.
+
+    Notes
+    -----
+    The linear layer starts as the logistic regression, so that fine-tuning does not distort the
+    features in its first steps [2]_. Batch normalisation keeps the statistics of the pre-training,
+    which a few rows could only spoil. The views are those of the pre-training, one of each row. The
+    layer that is fine-tuned from is `output_layer` of the transformer; SimCLRv2 [1]_ takes the
+    first of three layers of the projection head.
+
+    References
+    ----------
+    .. [1] Chen, Kornblith, Swersky, Norouzi & Hinton (2020). Big Self-Supervised Models are
+       Strong Semi-Supervised Learners, sections 2 and 3. https://arxiv.org/abs/2006.10029
+    .. [2] Kumar, Raghunathan, Jones, Ma & Liang (2022). Fine-Tuning can Distort Pretrained
+       Features and Underperform Out-of-Distribution. ICLR. https://arxiv.org/abs/2202.10054
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
+    >>> digits = load_digits()
+    >>> images = digits.images[:300]  # (300, 8, 8)
+    >>> few = np.where(np.arange(300) < 50, digits.target[:300], -1)  # -1: no label
+    >>> simclr = SimCLRTransformer(max_epochs=3)
+    >>> model = SimCLRClassifier(simclr, max_iter=20, random_state=0).fit(images, few)
+    >>> model.predict_proba(digits.images[300:310]).shape
+    (10, 10)
+    """
+
+    _parameter_constraints: dict = {
+        "transformer": [None, SimCLRTransformer, FrozenEstimator],
+        "method": [StrOptions({"fine_tuning", "linear", "distillation"})],
+        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        transformer=None,
+        *,
+        method="fine_tuning",
+        max_iter="auto",
+        batch_size=64,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        temperature=1.0,
+        random_state=None,
+        verbose=0,
+    ):
+        self.transformer = transformer
+        self.method = method
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.temperature = temperature
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    @plain_torch()
+    def fit(self, X, y):
+        """Pre-train on all rows, then learn the classes from the labelled ones.
+
+        Parameters
+        ----------
+        X : array-like
+            Images or vectors, in any form that :class:`SimCLRTransformer` takes.
+        y : array-like of shape (n,)
+            Classes, numbers or texts; -1, or the text "-1" among texts, where there is no label. If
+            y holds the numbers -1 and 1 and no other, both are classes: one labelled class could
+            not be learned.
+
+        Returns
+        -------
+        SimCLRClassifier
+            The fitted classifier itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, y does not hold two classes at least, or X, the
+            encoder or the augmentation do not fit.
+        FloatingPointError
+            If a loss is no longer finite.
+        """
+        classes, codes = self._read_targets(X, y)
+        random_state = check_random_state(self.random_state)
+        transformer = self._make_transformer(random_state)
+        seed = int(random_state.randint(2**31 - 1))
+        if transformer.__sklearn_is_fitted__():
+            fitted = self._learn(transformer, X, codes, seed)
+        else:
+            with self._keeping(transformer):
+                reads_y = transformer.__sklearn_tags__().target_tags.required
+                transformer.fit(X, codes if reads_y else None)
+                fitted = self._learn(transformer, X, codes, seed)
+        vars(self).pop("feature_names_in_", None)
+        names = {"n_features_in_", "feature_names_in_"} & vars(transformer).keys()
+        fitted |= {name: vars(transformer)[name] for name in names}
+        vars(self).update(fitted, classes_=classes)
+        return self
+
+    def predict(self, X):
+        """Return the most probable class of each sample.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `fit`, of the same shape of sample; one sample or more.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Classes.
+        """
+        number = self._logits(X).argmax(axis=1)
+        return self.classes_[number]
+
+    def predict_proba(self, X):
+        """Return the probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `predict`.
+
+        Returns
+        -------
+        ndarray of shape (n, k)
+            In the order of `classes_`; each row sums to 1.
+        """
+        return softmax(self._logits(X))
+
+    def decision_function(self, X):
+        """Return the logits of the classes.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `predict`.
+
+        Returns
+        -------
+        ndarray of shape (n, k), or (n,) of two classes
+            Of two classes, that of ``classes_[1]`` less that of ``classes_[0]``.
+        """
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "coef_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _logits(self, X) -> np.ndarray:
+        """Logits (n, k), whatever the number of classes."""
+        check_is_fitted(self)
+        return _Model(self.transformer_, self.coef_, self.intercept_).logits(X)
+
+    def _read_targets(self, X, y) -> tuple[np.ndarray, np.ndarray]:
+        """Return the classes, and the number of each row's class, -1 where it has no label."""
+        name = type(self).__name__
+        if y is None:
+            raise ValueError(
+                f"{name} requires y to be passed, but the target y is None. Pass a label for each "
+                "row of X, -1 where there is none."
+            )
+        classes, codes = read_labels(y, _num_samples(as_array(X)))
+        if classes.tolist() == [1] and (codes < 0).any():
+            classes, codes = np.array([-1, 1], classes.dtype), codes + 1
+        if len(classes) < 2:
+            found = f"only one class: {classes[0]!r}" if len(classes) else "none: all rows are -1"
+            raise ValueError(
+                f"{name} needs labelled samples of at least 2 classes, but y contains {found}."
+            )
+        return classes, codes
+
+    def _make_transformer(self, random_state: np.random.RandomState) -> SimCLRTransformer:
+        """Copy the transformer, with its fit if it has one to keep."""
+        given = self.transformer
+        if isinstance(given, FrozenEstimator):
+            given = given.estimator
+            if not isinstance(given, SimCLRTransformer):
+                raise ValueError(
+                    "transformer=FrozenEstimator(...) must hold a fitted SimCLRTransformer, got "
+                    f"{given!r}."
+                )
+            check_is_fitted(given)
+        if given is None:
+            given = SimCLRTransformer(verbose=self.verbose)
+        if given.__sklearn_is_fitted__():
+            return copy.deepcopy(given)
+        own = clone(given)
+        if own.random_state is None:
+            own.set_params(random_state=int(random_state.randint(2**31 - 1)))
+        return own
+
+    @contextlib.contextmanager
+    def _keeping(self, transformer: SimCLRTransformer) -> Iterator[None]:
+        """Keep what a pre-training has come to if it, or what follows it, does not end well."""
+        try:
+            yield
+        except BaseException as error:
+            if transformer.__sklearn_is_fitted__():
+                vars(self).pop("coef_", None)  # belongs to another encoder
+                self.transformer_ = transformer
+                error.add_note(
+                    f"The pre-trained transformer is kept as transformer_, after "
+                    f"{transformer.n_iter_} epochs. Pass transformer=FrozenEstimator(transformer_) "
+                    "to go on from it."
+                )
+            raise
+
+    def _learn(self, transformer: SimCLRTransformer, X, codes: np.ndarray, seed: int) -> dict:
+        """Learn the classes by `method`; return the fitted attributes."""
+        probe, n_iter = _probe(transformer, X, codes)
+        model, losses = probe, []
+        if self.method != "linear":
+            labelled = np.flatnonzero(codes >= 0)
+            task = Task(torch.from_numpy(labelled), torch.from_numpy(codes[labelled]))
+            model, losses = self._fine_tune(probe, X, task, derived_seed(seed, _TEACHER))
+            n_iter = len(losses)
+        if self.method == "distillation":
+            taught = softmax(model.logits(X) / self.temperature)
+            targets = torch.from_numpy(taught).float()  # (n, k)
+            task = Task(torch.arange(len(targets)), targets, self.temperature)
+            model, more = self._fine_tune(probe, X, task, derived_seed(seed, _STUDENT))
+            losses = losses + more
+            n_iter = len(losses)
+        return {
+            "transformer_": model.transformer,
+            "coef_": model.coef,
+            "intercept_": model.intercept,
+            "loss_curve_": losses,
+            "n_iter_": n_iter,
+        }
+
+    def _fine_tune(self, start: "_Model", X, task: Task, seed: int) -> tuple["_Model", list[float]]:
+        """Train a copy of a model; return it and the loss of each step."""
+        transformer = copy.copy(start.transformer)
+        network, samples = transformer._restore(X, min_samples=1)
+        trained = NetworkWithHead(network, transformer.output_layer, start.coef, start.intercept)
+        n_steps = self.max_iter
+        if n_steps == "auto":
+            n_steps = max(_MIN_STEPS, -(-_MIN_EPOCHS * len(task.rows) // self.batch_size))
+        n_warmup_steps = round(_WARMUP_SHARE * n_steps)
+        losses: list[float] = []
+        for record in fine_tune(
+            trained,
+            make_optimizer("adamw", trained, lr=self.learning_rate, weight_decay=self.weight_decay),
+            samples,
+            task,
+            _views(vars(transformer)),
+            n_steps=n_steps,
+            batch_size=self.batch_size,
+            learning_rate_at=lambda step: (
+                self.learning_rate * warmup_cosine(step, n_steps, n_warmup_steps)
+            ),
+            precision=resolve_precision(transformer.precision, samples.device),
+            seed=seed,
+        ):
+            losses += record.losses
+            if self.verbose:
+                print(f"step {record.step}/{n_steps}  loss {np.mean(record.losses):.4f}")
+        transformer._take_weights(network)
+        coef, intercept = (to_plain(part) for part in (trained.coef, trained.intercept))
+        return _Model(transformer, coef, intercept), losses
+
+
+class _Model(NamedTuple):
+    """A fitted transformer and a linear layer on its features."""
+
+    transformer: SimCLRTransformer
+    coef: np.ndarray  # (k, d)
+    intercept: np.ndarray  # (k,)
+
+    def logits(self, X) -> np.ndarray:
+        """Logits (n, k), whatever the number of classes."""
+        return self.transformer._features(X) @ self.coef.T + self.intercept
+
+
+def _probe(transformer: SimCLRTransformer, X, codes: np.ndarray) -> tuple[_Model, int]:
+    """Fit logistic regression on the features of the labelled rows; return its iterations too.
+
+    The features are standardised by all rows, and that is folded into the linear layer.
+    """
+    features = transformer._features(X).astype(np.float64)
+    labelled = codes >= 0
+    scaler = StandardScaler().fit(features)
+    regression = LogisticRegression(max_iter=_PROBE_ITERATIONS)
+    regression.fit(scaler.transform(features[labelled]), codes[labelled])
+    coef, intercept = regression.coef_, regression.intercept_
+    if len(coef) == 1:  # two classes: the logit of the second less that of the first
+        coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
+    coef = coef / scaler.scale_
+    intercept = intercept - coef @ scaler.mean_
+    model = _Model(transformer, coef.astype(np.float32), intercept.astype(np.float32))
+    return model, int(regression.n_iter_[0])

@@ -1,0 +1,160 @@
+"""The supervised loop: encoder and linear head on labelled rows; knows torch, not scikit-learn."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from sklearn_simclr._data import Samples
+from sklearn_simclr._device import cpu_generator, derived_seed, global_draws, mixed_precision
+from sklearn_simclr._network import SimCLRNetwork, largest_weight
+from sklearn_simclr._views import Views
+
+_REPORTS = 10  # in a training
+_STEPS_STREAM = 3  # what a seed is derived for
+
+
+class NetworkWithHead(nn.Module):
+    """A network with a linear layer behind the features that `output_layer` asks for.
+
+    Parameters
+    ----------
+    network : SimCLRNetwork
+        Trained in place.
+    output_layer : int
+        How many layers of the projection head stay in front of the linear layer.
+    coef, intercept : ndarray of shape (k, d) and (k,)
+        The linear layer to start from.
+    """
+
+    def __init__(
+        self, network: SimCLRNetwork, output_layer: int, coef: np.ndarray, intercept: np.ndarray
+    ):
+        super().__init__()
+        self.network = network
+        self.output_layer = output_layer
+        like = {"dtype": torch.float32, "device": network.mean.device}
+        self.coef = nn.Parameter(torch.tensor(coef, **like))
+        self.intercept = nn.Parameter(torch.tensor(intercept, **like))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (n, k) of a batch."""
+        features = self.network.represent(x, self.output_layer)  # (n, d)
+        return F.linear(features, self.coef, self.intercept)
+
+
+class Task(NamedTuple):
+    """What the classes of which samples are learned from."""
+
+    rows: Tensor  # (m,) numbers of the samples that are learned from
+    targets: Tensor  # (m,) their classes, or (m, k) probabilities of the classes
+    temperature: float = 1.0  # divides the logits
+
+    def loss(self, logits: Tensor, index: Tensor) -> Tensor:
+        """Return the mean cross entropy of the rows at `index`, in float32."""
+        targets = self.targets[index].to(logits.device, non_blocking=True)
+        return F.cross_entropy(logits.float() / self.temperature, targets)
+
+
+class StepsRecord(NamedTuple):
+    """What a tenth of a training came to."""
+
+    step: int  # the last one, counted from 1
+    losses: list[float]  # of each step
+
+
+def drawn_batches(n_rows: int, batch_size: int, n_steps: int, generator: Generator) -> Tensor:
+    """Draw batches (n_steps, batch_size) out of shuffles of all rows put end to end.
+
+    Every batch is full, however few rows there are, and all rows come up equally often but for
+    one time.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_simclr._finetuning import drawn_batches
+    >>> drawn_batches(3, 4, 3, torch.Generator().manual_seed(0)).flatten().bincount()
+    tensor([4, 4, 4])
+    """
+    n_shuffles = -(-n_steps * batch_size // n_rows)
+    order = [torch.randperm(n_rows, generator=generator) for _ in range(n_shuffles)]
+    return torch.cat(order)[: n_steps * batch_size].view(n_steps, batch_size)
+
+
+def fine_tune(
+    model: NetworkWithHead,
+    optimizer: torch.optim.Optimizer,
+    samples: Samples,
+    task: Task,
+    views: Views,
+    *,
+    n_steps: int,
+    batch_size: int,
+    learning_rate_at: Callable[[int], float],
+    precision: torch.dtype,
+    seed: int,
+) -> Iterator[StepsRecord]:
+    """Train network and head in place on single views, and yield ten records, or one a step.
+
+    The network is in evaluation mode: batch normalisation keeps the statistics of the
+    pre-training, which a few rows could only spoil, and there is no dropout.
+
+    Parameters
+    ----------
+    learning_rate_at : callable
+        Maps the number of a step, from 0, to its learning rate.
+
+    Raises
+    ------
+    FloatingPointError
+        If a loss, or what it made of the weights, is not finite.
+    """
+    generator = cpu_generator(seed, _STEPS_STREAM)
+    batches = drawn_batches(len(task.rows), batch_size, n_steps, generator)
+    for steps in torch.arange(n_steps).tensor_split(min(n_steps, _REPORTS)):
+        first, end = int(steps[0]), int(steps[-1]) + 1
+        rates = [learning_rate_at(step) for step in range(first, end)]
+        with global_draws(views.draws_globally, derived_seed(seed, first), samples.device):
+            losses = _take_steps(
+                model,
+                optimizer,
+                samples,
+                task,
+                views,
+                batches=batches[first:end],
+                rates=rates,
+                precision=precision,
+                generator=generator,
+            )
+            largest = float(largest_weight(model))
+        if not math.isfinite(sum(losses) + largest):
+            raise FloatingPointError(
+                f"Steps {first + 1} to {end} of the fine-tuning ended with a loss of {losses[-1]} "
+                f"and weights up to {largest}: a likely cause is a learning rate that is too high "
+                f"(here up to {max(rates):.3g})."
+            )
+        yield StepsRecord(end, losses)
+
+
+def _take_steps(
+    model, optimizer, samples, task, views, *, batches, rates, precision, generator
+) -> list[float]:
+    """Take one step for each batch; return the losses, the only wait for the device."""
+    model.eval()
+    losses = []
+    for index, rate in zip(batches, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        x = views.single(samples.batch(task.rows[index]), generator)
+        with mixed_precision(precision, samples.device):
+            logits = model(x)  # (batch_size, k)
+        loss = task.loss(logits, index)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses).tolist()
