@@ -24,6 +24,7 @@ from sklearn_simclr._persistence import to_plain
 from sklearn_simclr._transformer import SimCLRTransformer, _views
 from sklearn_simclr.optim import make_optimizer, warmup_cosine
 
+_ROWS_TO_FINE_TUNE = 10  # labelled, a class
 _MIN_STEPS, _MIN_EPOCHS = 200, 30  # what max_iter="auto" takes at least
 _WARMUP_SHARE = 0.1
 _PROBE_ITERATIONS = 1000  # at most
@@ -33,8 +34,8 @@ _TEACHER, _STUDENT = 0, 1  # what a seed is derived for
 class SimCLRClassifier(ClassifierMixin, BaseEstimator):
     """Classify images or vectors of which few are labelled.
 
-    `fit` trains a :class:`SimCLRTransformer` on all rows of X, a linear classifier on the features
-    of the labelled rows, and then, as `method` asks, both parts together on the labelled rows.
+    `fit` trains a :class:`SimCLRTransformer` on all rows of X, then a classifier on the labelled
+    rows, and then lets that one teach a second classifier what it takes the other rows for.
 
     Parameters
     ----------
@@ -43,11 +44,17 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
         on all rows, with y only if its loss reads it. A fitted one is copied and not trained
         again, but cloning the classifier, as every cross-validation does, forgets its fit; within
         ``sklearn.frozen.FrozenEstimator`` it is kept. What is passed is never changed.
-    method : {"fine_tuning", "linear", "distillation"}, default="fine_tuning"
-        "linear": logistic regression on the standardised features; the encoder stays as it is.
-        "fine_tuning": from there on, encoder and linear layer are trained on views of the
-        labelled rows. "distillation": the fine-tuned network then teaches a second one of the same
-        pre-trained weights its probabilities of the classes of all rows.
+    method : {"auto", "linear", "fine_tuning"}, default="auto"
+        How the labelled rows are learned from. "linear": by logistic regression on the
+        standardised features, the encoder as it is. "fine_tuning": from there on, encoder and
+        linear layer are trained together on views of the labelled rows. "auto" is "fine_tuning"
+        with 10 labelled rows a class, on average, or more.
+    distill : bool, default=True
+        Whether a second network of the same pre-trained weights is then trained to give views of
+        all rows the probabilities that the first gives the rows, and takes its place. Without
+        unlabelled rows it is not.
+    distill_temperature : float, default=1.0
+        Divides the logits of both networks in the distillation, > 0.
     max_iter : int, default="auto"
         Steps of the fine-tuning, and those of the distillation. "auto" is 30 passes over the rows
         that are learned from, but at least 200 steps.
@@ -58,8 +65,6 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
         cosine to zero.
     weight_decay : float, default=0.0001
         Decay of the weights, >= 0; biases and batch normalisation have none.
-    temperature : float, default=1.0
-        Divides the logits of teacher and student in the distillation, > 0.
     random_state : int, RandomState instance or None, default=None
         Seed of everything random, also of a transformer whose own `random_state` is None.
     verbose : int, default=0
@@ -70,15 +75,17 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
     classes_ : ndarray of shape (k,)
         The classes, sorted.
     transformer_ : SimCLRTransformer
-        Gives the features that are classified, fine-tuned if `method` asks for it. After a `fit`
-        that failed or was interrupted, what the pre-training had come to.
+        Gives the features that are classified, of an encoder trained for the classes unless
+        `method_` is "linear" and nothing was distilled. After a `fit` that failed or was
+        interrupted, what the pre-training had come to.
     coef_, intercept_ : ndarray of shape (k, d) and (k,)
         The linear layer: ``transformer_.transform(X) @ coef_.T + intercept_`` are the logits.
-    n_iter_ : int
-        Steps that were taken, those of the distillation included; with "linear" the iterations of
-        the logistic regression.
+    method_ : str
+        `method`, with "auto" resolved.
     loss_curve_ : list of float
-        Loss of each step; empty with "linear".
+        Loss of each step, those of the fine-tuning before those of the distillation.
+    n_iter_ : int
+        Steps that were taken; iterations of the logistic regression if there were none.
     n_features_in_, feature_names_in_
         As in :class:`SimCLRTransformer`.
 
@@ -117,12 +124,13 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
 
     _parameter_constraints: dict = {
         "transformer": [None, SimCLRTransformer, FrozenEstimator],
-        "method": [StrOptions({"fine_tuning", "linear", "distillation"})],
+        "method": [StrOptions({"auto", "fine_tuning", "linear"})],
+        "distill": ["boolean"],
+        "distill_temperature": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -131,22 +139,24 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
         self,
         transformer=None,
         *,
-        method="fine_tuning",
+        method="auto",
+        distill=True,
+        distill_temperature=1.0,
         max_iter="auto",
         batch_size=64,
         learning_rate=1e-3,
         weight_decay=1e-4,
-        temperature=1.0,
         random_state=None,
         verbose=0,
     ):
         self.transformer = transformer
         self.method = method
+        self.distill = distill
+        self.distill_temperature = distill_temperature
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
-        self.temperature = temperature
         self.random_state = random_state
         self.verbose = verbose
 
@@ -312,24 +322,28 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
         """Learn the classes by `method`; return the fitted attributes."""
         probe, n_iter = _probe(transformer, X, codes)
         model, losses = probe, []
-        if self.method != "linear":
-            labelled = np.flatnonzero(codes >= 0)
-            task = Task(torch.from_numpy(labelled), torch.from_numpy(codes[labelled]))
+        labelled = torch.from_numpy(np.flatnonzero(codes >= 0))
+        method = self.method
+        if method == "auto":
+            enough = len(labelled) >= _ROWS_TO_FINE_TUNE * len(probe.coef)
+            method = "fine_tuning" if enough else "linear"
+        if method == "fine_tuning":
+            task = Task(labelled, torch.from_numpy(codes)[labelled])
             model, losses = self._fine_tune(probe, X, task, derived_seed(seed, _TEACHER))
-            n_iter = len(losses)
-        if self.method == "distillation":
-            taught = softmax(model.logits(X) / self.temperature)
-            targets = torch.from_numpy(taught).float()  # (n, k)
-            task = Task(torch.arange(len(targets)), targets, self.temperature)
+        if self.distill and len(labelled) < len(codes):
+            targets = softmax(model.logits(X) / self.distill_temperature)  # (n, k)
+            task = Task(
+                torch.arange(len(codes)), torch.from_numpy(targets), self.distill_temperature
+            )
             model, more = self._fine_tune(probe, X, task, derived_seed(seed, _STUDENT))
             losses = losses + more
-            n_iter = len(losses)
         return {
             "transformer_": model.transformer,
             "coef_": model.coef,
             "intercept_": model.intercept,
+            "method_": method,
             "loss_curve_": losses,
-            "n_iter_": n_iter,
+            "n_iter_": len(losses) or n_iter,
         }
 
     def _fine_tune(self, start: "_Model", X, task: Task, seed: int) -> tuple["_Model", list[float]]:
