@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn_simclr._views import Views
 from torch import nn
 
 from sklearn_simclr import SimCLRClassifier
+from sklearn_simclr._views import Views
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
     ColorDrop,
