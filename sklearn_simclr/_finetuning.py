@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sklearn_simclr._data import Samples
 from sklearn_simclr._device import cpu_generator, derived_seed, global_draws, mixed_precision
-from sklearn_simclr._network import SimCLRNetwork, largest_weight
+from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._views import Views
 
 _REPORTS = 10  # in a training
@@ -113,6 +113,10 @@ def fine_tune(
     FloatingPointError
         If a loss, or what it made of the weights, is not finite.
     """
+    with global_draws(views.draws_globally, seed, samples.device), torch.no_grad():
+        view = views.single(samples.batch(task.rows[:1]), cpu_generator(seed))
+        with dropping_idle_strides(model):
+            model.eval()(view)
     generator = cpu_generator(seed, _STEPS_STREAM)
     batches = drawn_batches(len(task.rows), batch_size, n_steps, generator)
     for steps in torch.arange(n_steps).tensor_split(min(n_steps, _REPORTS)):

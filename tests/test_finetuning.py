@@ -211,6 +211,7 @@ def test_a_row_keeps_its_target():
     samples = vector_samples()
     rows = torch.tensor([7, 2, 5, 9])
     steps(make_model(), Watched(rows, torch.arange(4) % K), augmentation=watch)
+    _, *seen = seen  # the first view is a trial
     for first_features, targets in zip(seen[::2], seen[1::2], strict=True):
         for value, target in zip(first_features, targets, strict=True):
             row = int(np.flatnonzero(samples.rows[:, 0] == value.item())[0])
@@ -303,3 +304,14 @@ def test_a_single_view_has_the_size_of_the_training():
     images = torch.rand(4, 1, 8, 8, generator=seeded())
     for augmentation in (AffineAugmentation(), identity):
         assert Views(augmentation, 12, True).single(images, seeded()).shape == (4, 1, 12, 12)
+
+
+def test_no_stride_is_idle_in_fine_tuning():
+    strided = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+
+    def encoder():
+        return nn.Sequential(nn.Unflatten(1, (1, D, 1)), strided, nn.Flatten())
+
+    model = make_model(encoder)
+    steps(model, all_rows(), n_steps=1)
+    assert model.network.encoder[1].stride == (2, 1)
