@@ -413,6 +413,9 @@ class SimCLRTransformer(
         state = {"loss": "nt_xent", "output_layer": 0} | state
         if "_n_features_out" in state:
             state["_h_dim"] = state.pop("_n_features_out")
+        if isinstance(state.get("_encoder"), str):
+            state["_encoder"] = resolve_encoder(state["_encoder"], (), 0)
+            state["encoder_name_"] = _name(state["_encoder"])
         super().__setstate__(state)
 
     @property

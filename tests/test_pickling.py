@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from sklearn_simclr import SimCLRTransformer
+from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
 from sklearn_simclr.augmentation import AffineAugmentation, SimCLRAugmentation
 from sklearn_simclr.encoders import MLPEncoder, ResNetEncoder
 
@@ -232,11 +232,39 @@ def test_another_process_loads_the_pickle(simclr, digits, tmp_path):
 
 
 def test_there_are_golden_models():
-    assert {path.name.split("-")[0] for path in GOLDEN} == {"digits", "photos", "vectors"}
+    names = {"classifier", "composed", "digits", "photos", "vectors"}
+    assert {path.name.split("-")[0] for path in GOLDEN} == names
     assert all(path.stat().st_size < 100_000 for path in GOLDEN)
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=[path.stem for path in GOLDEN])
+def golden(*, classifiers):
+    paths = [path for path in GOLDEN if path.name.startswith("classifier") == classifiers]
+    return pytest.mark.parametrize("path", paths, ids=[path.stem for path in paths])
+
+
+@golden(classifiers=True)
+def test_golden_classifiers_of_every_version_still_give_their_probabilities(path):
+    model, kept = pickle.loads(path.read_bytes()), np.load(path.with_suffix(".npz"))
+    X, expected = kept["X"], kept["features"]
+    assert isinstance(model, SimCLRClassifier)
+    assert_allclose(model.predict_proba(X), expected, rtol=1e-3, atol=1e-4)
+    assert model.score(X, model.classes_[expected.argmax(1)]) == kept["score"] == 1
+    assert np.isfinite(clone(model).fit(X, model.predict(X)).predict_proba(X)).all()
+
+
+def test_torchvision_networks_of_version_010_still_load(simclr, photos):
+    name = "squeezenet1_1"
+    images = np.repeat(np.repeat(photos[0][:4], 2, 1), 2, 2)
+    model = simclr(encoder=name, batch_size=4, max_epochs=1).fit(images)
+    features = model.transform(images)
+    state = model.__getstate__() | {"_encoder": name, "encoder_name_": name}
+    old = SimCLRTransformer.__new__(SimCLRTransformer)
+    old.__setstate__(state)
+    assert_array_equal(old.transform(images), features)
+    assert old.set_params(warm_start=True).fit(images).n_iter_ == 2
+
+
+@golden(classifiers=False)
 def test_golden_models_of_every_version_still_give_their_features(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
