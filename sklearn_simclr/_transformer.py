@@ -20,6 +20,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sklearn_simclr._composition import parts_of
 from sklearn_simclr._data import (
     Samples,
     as_array,
@@ -711,9 +712,8 @@ def _network_input(samples: Samples, view_size: int | None) -> tuple[int, ...]:
 def _views(fitted: dict, loss: str | Callable = "nt_xent") -> Views:
     """Make the views that the fitted attributes describe, to train for a loss or to look at."""
     encoder, augmentation = fitted["_encoder"], fitted["_augmentation"]
-    own = all(
-        type(part).__module__.startswith("sklearn_simclr.") for part in (encoder, augmentation)
-    )
+    parts = (encoder, *parts_of(augmentation))
+    own = all(type(part).__module__.startswith("sklearn_simclr.") for part in parts)
     # Encoders, augmentations and losses of ours never draw from torch's global generator, but
     # torchvision's networks do where they drop something.
     draws_globally = callable(loss) or not own or isinstance(encoder, TorchvisionEncoder)

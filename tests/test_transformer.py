@@ -15,12 +15,18 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import get_config
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from torch import nn
 
 import sklearn_simclr._transformer as transformer_module
 from sklearn_simclr import SimCLRTransformer
-from sklearn_simclr.augmentation import AffineAugmentation, FeatureCorruption, SimCLRAugmentation
+from sklearn_simclr.augmentation import (
+    AffineAugmentation,
+    Compose,
+    FeatureCorruption,
+    Flip,
+    SimCLRAugmentation,
+)
 from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder, ResNetEncoder
 from sklearn_simclr.losses import dcl, nt_xent
 from sklearn_simclr.optim import DEFAULT_WEIGHT_DECAY, default_learning_rate
@@ -36,8 +42,22 @@ def global_noise(batch):
     return batch + 0.1 * torch.randn_like(batch)
 
 
+class GlobalNoise(BaseEstimator):
+    """A step of a composition that draws from torch's global generator."""
+
+    def make_params(self, shape, generator):
+        return {"noise": 0.1 * torch.randn(shape)}
+
+    def apply(self, batch, params):
+        return batch + params["noise"]
+
+    def __call__(self, batch, generator):
+        return self.apply(batch, self.make_params(batch.shape, generator))
+
+
 RANDOM_PARTS = {
     "ours": {},
+    "step of views": {"augmentation": Compose([("flip", Flip()), ("noise", GlobalNoise())])},
     "dropout": {"encoder": dropout_factory},
     "callable views": {"augmentation": global_noise},
 }
