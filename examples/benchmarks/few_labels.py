@@ -1,7 +1,8 @@
 """Few labels: the classifier against logistic regression on h and training from scratch.
 
     python few_labels.py digits
-    python few_labels.py cifar10 --data cifar10.npz --epochs 30 --max-iter 500 --draws 3
+    python few_labels.py cifar10 --data cifar10.npz --epochs 30 --max-iter 300 --draws 2 \\
+        --n-test 2000
 
 All training images are pre-trained on once, without labels: scikit-learn's digits with the
 defaults, or 10,000 images of CIFAR-10 with temperature 0.2 and batches of 128. Then a few labels
@@ -109,6 +110,7 @@ def main():
     parser.add_argument("--data", help=".npz file, or folder to download to")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--n-test", type=int, help="test on a part of CIFAR-10's test images")
     parser.add_argument("--max-iter", type=int, help="of the classifier, if not the default")
     parser.add_argument("--pretrained", type=Path)
     args = parser.parse_args()
@@ -121,6 +123,7 @@ def main():
         augmentation, scale = AffineAugmentation(), 16
     else:
         X_train, y_train, *test = cifar10(args.data)
+        test = subset(*test, args.n_test) if args.n_test else test
         data, counts = (*subset(X_train, y_train, 10_000), *test), (10, 100)
         encoder, augmentation, scale = ResNetEncoder(width=0.25), SimCLRAugmentation(), 255
         simclr = SimCLRTransformer(
@@ -137,8 +140,8 @@ def main():
 
     table = Table(
         "few_labels",
-        f"{args.dataset}: {len(data[0])} images, pre-trained for {simclr.n_iter_} epochs, "
-        f"{args.draws} draws of the labels, max_iter={args.max_iter or 'auto'}",
+        f"{args.dataset}: {len(data[0])} images, {len(data[2])} to test on, pre-trained for "
+        f"{simclr.n_iter_} epochs, {args.draws} draws of the labels, max_iter={args.max_iter or 'auto'}",
         machine(),
         ["learned from the labels", *(f"{n} a class (%)" for n in counts)],
     )
