@@ -283,7 +283,7 @@ class TorchvisionEncoder(BaseEstimator):
     size. These need larger ones, in pixels of the shorter side: Swin 4, GoogLeNet 15, SqueezeNet
     17 (version 1.1) or 21, DenseNet 29, ConvNeXt and VGG 32, AlexNet 63, Inception 75. Vision
     transformers take square images whose side is a multiple of their patch (14, 16 or 32, the
-    number in their name), MaxViT multiples of 224.
+    number in their name), MaxViT square images of 224 or a multiple.
 
     Parameters
     ----------
@@ -349,8 +349,9 @@ def _torchvision(name: str, height: int, width: int) -> nn.Module:
     try:
         return torchvision.models.get_model(name, weights=None, **options)
     except (ValueError, AssertionError) as error:
+        cause = str(error).partition("\n")[0].rstrip(".!")
         raise ValueError(
-            f"encoder={name!r} cannot take images of {height} x {width} pixels: {error}. "
+            f"encoder={name!r} cannot take images of {height} x {width} pixels: {cause}. "
             "Choose another encoder or image_size."
         ) from error
 
