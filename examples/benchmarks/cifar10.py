@@ -123,7 +123,7 @@ def main():
         return
     table = Table(
         "cifar10",
-        f"{args.recipe}: {len(X_train)} images, {simclr.encoder!r}, batches of "
+        f"{args.recipe}: {len(X_train)} images, {len(X_test)} to test on, {simclr.encoder!r}, batches of "
         f"{simclr.batch_size}, seed {args.seed}",
         machine(),
         ["epochs", "kNN (%)", "linear (%)", "1% of labels (%)", "10% of labels (%)", "seconds"],

@@ -141,7 +141,8 @@ def main():
     table = Table(
         "few_labels",
         f"{args.dataset}: {len(data[0])} images, {len(data[2])} to test on, pre-trained for "
-        f"{simclr.n_iter_} epochs, {args.draws} draws of the labels, max_iter={args.max_iter or 'auto'}",
+        f"{simclr.n_iter_} epochs, {args.draws} draws of the labels, "
+        f"max_iter={args.max_iter or 'auto'}",
         machine(),
         ["learned from the labels", *(f"{n} a class (%)" for n in counts)],
     )
