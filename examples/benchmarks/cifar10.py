@@ -123,8 +123,8 @@ def main():
         return
     table = Table(
         "cifar10",
-        f"{args.recipe}: {len(X_train)} images, {len(X_test)} to test on, {simclr.encoder!r}, batches of "
-        f"{simclr.batch_size}, seed {args.seed}",
+        f"{args.recipe}: {len(X_train)} images, {len(X_test)} to test on, {simclr.encoder!r}, "
+        f"batches of {simclr.batch_size}, seed {args.seed}",
         machine(),
         ["epochs", "kNN (%)", "linear (%)", "1% of labels (%)", "10% of labels (%)", "seconds"],
     )
