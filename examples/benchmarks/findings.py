@@ -181,7 +181,7 @@ def plot(panels) -> None:
         ax.set_title(panel, fontsize="medium")
         ax.grid(axis="x", alpha=0.3)
     axes[0, 0].set_xlim(left=20)
-    axes[0, 0].legend(loc="lower right")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     fig.supxlabel("accuracy on the test images (%)")
     fig.savefig(RECORDS.with_suffix(".png"), dpi=110)
 
