@@ -124,7 +124,7 @@ def train(
         rates = [learning_rate_at(number * n_batches + batch) for batch in range(n_batches)]
         try:
             with global_draws(views.draws_globally, derived_seed(seed, epoch), samples.device):
-                loss, largest_weight = _train_epoch(
+                loss, largest = _train_epoch(
                     network,
                     optimizer,
                     samples,
@@ -135,10 +135,10 @@ def train(
                     precision=precision,
                     generator=cpu_generator(seed, _EPOCH_STREAM, epoch),
                 )
-            if not math.isfinite(loss + largest_weight):
+            if not math.isfinite(loss + largest):
                 raise FloatingPointError(
                     f"Epoch {epoch + 1} ended with a loss of {loss} and weights up to "
-                    f"{largest_weight}: likely causes are a learning rate that is too high (here "
+                    f"{largest}: likely causes are a learning rate that is too high (here "
                     f"up to {max(rates):.3g}), a very low temperature ({objective.description}), "
                     "or an encoder or augmentation that overflows in "
                     f"{str(precision).removeprefix('torch.')}."

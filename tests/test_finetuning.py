@@ -250,6 +250,17 @@ def test_bfloat16_is_close_and_the_loss_is_float32():
     )
 
 
+def test_views_are_made_in_full_precision():
+    seen = []
+
+    def watch(batch):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return batch
+
+    steps(make_model(), all_rows(), augmentation=watch, precision=torch.bfloat16)
+    assert seen and not any(seen)
+
+
 def global_noise(batch):
     return batch + 0.3 * torch.randn_like(batch)
 
