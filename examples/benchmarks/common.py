@@ -13,9 +13,10 @@ from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from sklearn_simclr import metrics
 
 
 def machine() -> str:
@@ -117,8 +118,7 @@ def flat(X):
 
 def knn_accuracy(h_train, y_train, h_test, y_test) -> float:
     """Accuracy in percent of 10 nearest neighbours by cosine distance."""
-    knn = KNeighborsClassifier(10, metric="cosine").fit(h_train, y_train)
-    return 100 * knn.score(h_test, y_test)
+    return 100 * metrics.knn_accuracy(h_train, y_train, h_test, y_test, n_neighbors=10)
 
 
 def linear_accuracy(h_train, y_train, h_test, y_test) -> float:
