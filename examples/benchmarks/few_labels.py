@@ -115,7 +115,7 @@ def main():
     parser.add_argument("--pretrained", type=Path)
     args = parser.parse_args()
     if args.dataset == "digits":
-        data, counts = digits(test_size=0.25), (1, 5, 10)
+        data, counts = digits(), (1, 5, 10)
         simclr, encoder = (
             SimCLRTransformer(max_epochs=args.epochs, random_state=0),
             ConvNetEncoder(),
