@@ -377,6 +377,29 @@ def test_steps(classifier, few, monkeypatch):
     assert auto.set_params(max_iter=3).fit(images, labels).n_iter_ == 3
 
 
+def test_what_the_training_is_given(classifier, simclr, few, monkeypatch):
+    calls, fine_tune = [], classifier_module.fine_tune
+
+    def watching_fine_tune(model, optimizer, samples, task, views, **options):
+        calls.append((optimizer, views, options))
+        return fine_tune(model, optimizer, samples, task, views, **options)
+
+    monkeypatch.setattr(classifier_module, "fine_tune", watching_fine_tune)
+    augmentation = AffineAugmentation(degrees=3)
+    transformer = simclr(augmentation=augmentation, image_size=9, precision="bfloat16")
+    options = {"max_iter": 20, "batch_size": 5, "learning_rate": 0.01, "weight_decay": 0.3}
+    classifier(transformer, method="fine_tuning", **options).fit(*few)
+    assert len({options["seed"] for *_, options in calls}) == 2
+    for optimizer, views, options in calls:
+        assert isinstance(optimizer, torch.optim.AdamW)
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+        assert views.augmentation.degrees == 3 and views.image_size == 9
+        assert options["precision"] == torch.bfloat16 and options["batch_size"] == 5
+        rates = [options["learning_rate_at"](step) for step in range(options["n_steps"])]
+        cosine = 0.005 * (1 + np.cos(np.pi * np.arange(18) / 18))
+        assert_allclose(rates, [0.005, 0.01, *cosine])
+
+
 @every_setting
 def test_one_row_a_class(classifier, digits, setting):
     images, labels = digits
@@ -479,9 +502,11 @@ def test_without_a_transformer_it_makes_one(few, monkeypatch):
     assert model.transformer_.encoder_name_ == "ConvNetEncoder()"
 
 
-def test_the_features_that_it_gives_go_on_training(classifier, few):
-    model = classifier().fit(*few)
+def test_the_features_that_it_gives_go_on_training(classifier, simclr, few):
+    pieces = simclr().partial_fit(few[0])
+    model = classifier(pieces).fit(*few)
     transformer = copy.deepcopy(model.transformer_)
+    assert pieces._moments and not transformer._moments  # those are of other weights
     before = transformer.transform(few[0])
     transformer.partial_fit(few[0])
     assert not np.array_equal(transformer.transform(few[0]), before)
