@@ -1,19 +1,26 @@
 """Every kind of X to batches on the device."""
 
+import hashlib
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from numbers import Integral
 
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Generator, Tensor
 
 _CHANNEL_COUNTS = (1, 3, 4)  # an axis of such a length is taken for the channels
 _LARGEST_UNIT_PIXEL = 2  # room for interpolation that overshoots [0, 1]
-_BLOCK_VALUES = 2**24  # how many values the statistics read at a time
+_BLOCK_VALUES = 2**22  # how many values are read at a time where all are read once
+_BATCHES_AHEAD = 2  # how many batches are read while another is worked on
 
 
 @dataclass(frozen=True)
@@ -21,10 +28,11 @@ class Samples:
     """Rows of X and what they mean; gives batches on the device.
 
     Images come out as float (n, c, h, w) with the values of `pixel_range` brought to [0, 1],
-    vectors as float (n, d), unchanged.
+    vectors as float (n, d), unchanged. The rows are read batch by batch and never copied whole, but
+    for those that the memory of a GPU holds: they may lie in a file.
     """
 
-    rows: np.ndarray  # (n, h * w * c) or (n, d), uint8 or float32
+    rows: np.ndarray  # (n, ...) of real numbers, or whatever is indexed alike and gives arrays
     image_shape: tuple[int, int, int] | None  # (h, w, c)
     channels_first: bool
     pixel_range: tuple[float, float] | None
@@ -44,9 +52,36 @@ class Samples:
     def batch(self, index: Tensor) -> Tensor:
         """Return the samples at `index`, an integer tensor on the CPU."""
         if self._resident is None:
-            rows = torch.from_numpy(np.asarray(self.rows[index.numpy()])).to(self.device)
-        else:
-            rows = self._resident[index.to(self.device, non_blocking=True)]
+            return self._placed(self._read(index))
+        return self._scaled(self._resident[index.to(self.device, non_blocking=True)])
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the samples at each index, read ahead in a thread where reading takes time."""
+        at_hand = type(self.rows) is np.ndarray and self.device.type == "cpu"
+        if at_hand or self._resident is not None:
+            return map(self.batch, indices)
+        return map(self._placed, _read_ahead(self._read, indices))
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Yield all samples in their order, a few million values at a time."""
+        return self.batches(_block_indices(self.rows))
+
+    def digest(self) -> str:
+        """Return a hash of all values and of what they mean, in hexadecimal digits."""
+        content = getattr(self.rows, "digest", None) or _content_digest(self.rows)
+        meaning = (content, len(self), self.input_shape, self.channels_first, self.pixel_range)
+        return hashlib.blake2b(repr(meaning).encode(), digest_size=20).hexdigest()
+
+    def _read(self, index: Tensor) -> Tensor:
+        """Return the rows at `index` as they are, (k, values), uint8 or float32 on the CPU."""
+        rows = torch.from_numpy(_plain(self.rows[index.numpy()]))
+        return rows.pin_memory() if self.device.type == "cuda" else rows
+
+    def _placed(self, rows: Tensor) -> Tensor:
+        return self._scaled(rows.to(self.device, non_blocking=True))
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """Turn rows (k, values) on the device into a batch, in memory of its own."""
         rows = rows.float()
         if self.image_shape is None:
             return rows
@@ -58,12 +93,55 @@ class Samples:
 
     @cached_property
     def _resident(self) -> Tensor | None:
-        """All rows on the GPU, if half its free memory holds them."""
+        """All rows (n, values) on the GPU, if half its free memory holds them."""
         if self.device.type != "cuda":
             return None
-        if self.rows.nbytes > torch.cuda.mem_get_info(self.device)[0] // 2:
+        dtype = torch.uint8 if self.rows.dtype == np.uint8 else torch.float32
+        shape = len(self.rows), _row_values(self.rows)
+        if math.prod(shape) * dtype.itemsize > torch.cuda.mem_get_info(self.device)[0] // 2:
             return None
-        return torch.tensor(self.rows, device=self.device)
+        resident = torch.empty(shape, dtype=dtype, device=self.device)
+        indices = _block_indices(self.rows)
+        for index, rows in zip(indices, _read_ahead(self._read, indices), strict=True):
+            resident[index[0] : index[-1] + 1] = rows.to(self.device, non_blocking=True)
+        return resident
+
+
+def _plain(rows: np.ndarray) -> np.ndarray:
+    """Bring rows to (k, values) of uint8 or float32, in C order."""
+    dtype = np.uint8 if rows.dtype == np.uint8 else np.float32
+    return np.ascontiguousarray(rows, dtype=dtype).reshape(len(rows), _row_values(rows))
+
+
+def _row_values(rows) -> int:
+    return math.prod(rows.shape[1:])
+
+
+def _block_indices(rows) -> tuple[Tensor, ...]:
+    """Cut the numbers of all rows into blocks of a few million values."""
+    return torch.arange(len(rows)).split(max(1, _BLOCK_VALUES // max(1, _row_values(rows))))
+
+
+def _read_ahead(read: Callable[[Tensor], Tensor], indices: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield what is read at each index, in their order, while a thread reads the next ones."""
+    with ThreadPoolExecutor(1, thread_name_prefix="sklearn_simclr") as thread:
+        rest = iter(indices)
+        pending = deque(thread.submit(read, index) for index in islice(rest, _BATCHES_AHEAD))
+        try:
+            while pending:
+                rows = pending.popleft().result()
+                pending.extend(thread.submit(read, index) for index in islice(rest, 1))
+                yield rows
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+
+def _content_digest(rows: np.ndarray) -> str:
+    """Return a hash of the values of all rows, row by row."""
+    content = hashlib.blake2b(digest_size=20)
+    for index in _block_indices(rows):
+        content.update(_plain(rows[index.numpy()]))
+    return content.hexdigest()
 
 
 def as_array(X):
@@ -164,17 +242,43 @@ def _read_channels(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int,
     return shape[1:] if channel_axis == -1 else (*shape[2:], shape[1])
 
 
-def read_pixel_range(rows: np.ndarray) -> tuple[float, float]:
-    """Return the values that stand for 0 and 1: those of the dtype, of [0, 1], or the extremes."""
+def is_streamable(X) -> bool:
+    """Whether X is an array of samples that can be read block by block as it is."""
+    return type(X) in (np.ndarray, np.memmap) and X.ndim >= 2 and X.dtype.kind in "biuf"
+
+
+def read_extremes(rows: np.ndarray, estimator) -> tuple[float, float]:
+    """Return the smallest and the largest value, as float32; those of uint8 are not looked up.
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite as float32, in scikit-learn's words for this estimator.
+    """
     if rows.dtype == np.uint8:
         return 0.0, 255.0
-    low, high = float(rows.min()), float(rows.max())
+    extremes = []
+    for index in _block_indices(rows):
+        block = rows[index[0] : index[-1] + 1]
+        block = block.reshape(len(block), _row_values(block))
+        block = check_array(block, dtype=np.float32, estimator=estimator, input_name="X")
+        extremes += [float(block.min()), float(block.max())]
+    return min(extremes), max(extremes)
+
+
+def read_pixel_range(dtype: np.dtype, extremes: tuple[float, float]) -> tuple[float, float]:
+    """Return the values that stand for 0 and 1: those of the dtype, of [0, 1], or the extremes."""
+    low, high = extremes
+    if dtype == np.uint8:
+        return 0.0, 255.0
     if 0 <= low and high <= 1:
         return 0.0, 1.0
     return low, high if high > low else low + 1
 
 
-def match_pixel_range(rows: np.ndarray, fitted: tuple[float, float]) -> tuple[float, float]:
+def match_pixel_range(
+    dtype: np.dtype, extremes: tuple[float, float], fitted: tuple[float, float]
+) -> tuple[float, float]:
     """Return the pixel range to read new rows with, given the one learned in fit.
 
     Bytes stay bytes where the model has learned from pixels in [0, 1]; everything else has to be
@@ -185,16 +289,17 @@ def match_pixel_range(rows: np.ndarray, fitted: tuple[float, float]) -> tuple[fl
     ValueError
         If the rows lie in [0, 1] but the model has learned from bytes, or the reverse.
     """
-    if rows.dtype == np.uint8 and fitted == (0.0, 1.0):
-        return 0.0, 255.0
-    if rows.dtype != np.uint8 and fitted == (0.0, 255.0) and 0 < rows.max() <= 1:
+    _, highest = extremes
+    if dtype == np.uint8:
+        return (0.0, 255.0) if fitted == (0.0, 1.0) else fitted
+    if fitted == (0.0, 255.0) and 0 < highest <= 1:
         raise ValueError(
-            f"X holds {rows.dtype} values in [0, 1], but the transformer was fitted on pixels in "
+            f"X holds {dtype} values in [0, 1], but the transformer was fitted on pixels in "
             "0..255. Pass X * 255, or the uint8 images."
         )
-    if fitted == (0.0, 1.0) and rows.max() > _LARGEST_UNIT_PIXEL:
+    if fitted == (0.0, 1.0) and highest > _LARGEST_UNIT_PIXEL:
         raise ValueError(
-            f"X reaches {rows.max():g}, but the transformer was fitted on pixels in [0, 1]. Scale "
+            f"X reaches {highest:g}, but the transformer was fitted on pixels in [0, 1]. Scale "
             "X as in fit, or pass uint8 images."
         )
     return fitted
@@ -206,9 +311,7 @@ def channel_statistics(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     Images are measured in [0, 1].
     """
     scaler = StandardScaler()
-    block_rows = max(1, _BLOCK_VALUES // samples.rows.shape[1])
-    for index in torch.arange(len(samples)).split(block_rows):
-        block = samples.batch(index)
+    for block in samples.blocks():
         if block.ndim == 4:
             block = block.permute(0, 2, 3, 1).flatten(0, 2)  # (n * h * w, c)
         scaler.partial_fit(block.cpu().numpy())

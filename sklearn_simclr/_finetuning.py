@@ -150,10 +150,11 @@ def _take_steps(
     """Take one step for each batch; return the losses, the only wait for the device."""
     model.eval()
     losses = []
-    for index, rate in zip(batches, rates, strict=True):
+    samples_of = samples.batches(task.rows[index] for index in batches)
+    for index, rate, batch in zip(batches, rates, samples_of, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        x = views.single(samples.batch(task.rows[index]), generator)
+        x = views.single(batch, generator)
         with mixed_precision(precision, samples.device):
             logits = model(x)  # (batch_size, k)
         loss = task.loss(logits, index)

@@ -158,11 +158,11 @@ def _train_epoch(
     """
     network.train()
     total = torch.zeros((), dtype=torch.float32, device=samples.device)
-    batches = shuffled_batches(len(samples), batch_size, generator)
-    for index, rate in zip(batches, rates, strict=True):
+    indices = shuffled_batches(len(samples), batch_size, generator)
+    for index, rate, batch in zip(indices, rates, samples.batches(indices), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        x = torch.cat(views(samples.batch(index), generator))  # (2n, c, h, w)
+        x = torch.cat(views(batch, generator))  # (2n, c, h, w)
         with mixed_precision(precision, samples.device):
             z1, z2 = network.head(network(x)).chunk(2)  # (n, projection_dim) each
         loss = objective(z1, z2, index)
@@ -170,7 +170,7 @@ def _train_epoch(
         loss.backward()
         optimizer.step()
         total += loss.detach()
-    return torch.stack([total / len(batches), largest_weight(network)]).tolist()
+    return torch.stack([total / len(indices), largest_weight(network)]).tolist()
 
 
 @torch.inference_mode()
@@ -179,12 +179,14 @@ def encode(
 ) -> np.ndarray:
     """Return the features (n, d), float32, of whole samples, as `output_layer` asks."""
     network.eval()
-    blocks = torch.arange(len(samples)).split(_EVALUATED_ROWS)
-    features = (
-        network.represent(_whole(samples.batch(index), image_size), output_layer).cpu()
-        for index in blocks
-    )
-    return torch.cat(list(features)).float().numpy()
+    indices = torch.arange(len(samples)).split(_EVALUATED_ROWS)
+    features = None
+    for index, batch in zip(indices, samples.batches(indices), strict=True):
+        block = network.represent(_whole(batch, image_size), output_layer)
+        if features is None:
+            features = np.empty((len(samples), block.shape[1]), np.float32)
+        features[index[0] : index[-1] + 1] = block.float().cpu()
+    return features
 
 
 def encode_views(
@@ -236,9 +238,10 @@ def _map_views(
     """
     network.eval()
     generator = cpu_generator(seed, _SCORE_STREAM)
-    blocks = torch.arange(len(samples)).tensor_split(-(-len(samples) // _EVALUATED_ROWS))
+    indices = torch.arange(len(samples)).tensor_split(-(-len(samples) // _EVALUATED_ROWS))
     with global_draws(views.draws_globally, derived_seed(seed, _SCORE_STREAM), samples.device):
-        return [function(torch.cat(views(samples.batch(index), generator))) for index in blocks]
+        batches = samples.batches(indices)
+        return [function(torch.cat(views(batch, generator))) for batch in batches]
 
 
 def _whole(batch: Tensor, image_size: int | None) -> Tensor:

@@ -26,7 +26,9 @@ from sklearn_simclr._data import (
     as_array,
     batch_shape,
     channel_statistics,
+    is_streamable,
     match_pixel_range,
+    read_extremes,
     read_image_shape,
     read_labels,
     read_pixel_range,
@@ -445,25 +447,28 @@ class SimCLRTransformer(
         return encode_views(network, samples, _views(vars(self)), self.output_layer, self._seed)
 
     def _check_rows(self, X, *, reset: bool, min_samples: int) -> tuple[np.ndarray, tuple | None]:
-        """Validate X; return its rows (n, values of a sample) and the shape of its images."""
+        """Validate X but for its values; return its rows (n, ...) and the shape of its images."""
         X = as_array(X)
         image_shape = None
         if hasattr(X, "shape"):
             image_shape = read_image_shape(tuple(X.shape), self.image_shape, self.channel_axis)
-        if getattr(X, "ndim", 2) > 2:
-            if not reset:
-                self._check_image_shape(image_shape)
-            X = X.reshape(len(X), math.prod(X.shape[1:]))
+        if getattr(X, "ndim", 2) > 2 and not reset:
+            self._check_image_shape(image_shape)
+        # Of an array a few rows tell all but its values, and it is not converted as a whole.
+        streamed = is_streamable(X)
+        rows = X[:min_samples] if streamed else X
+        if getattr(rows, "ndim", 2) > 2:
+            rows = rows.reshape(len(rows), math.prod(X.shape[1:]))
         rows = validate_data(
             self,
-            X,
+            rows,
             reset=reset,
             dtype=[np.float32, np.uint8],  # the first is what other dtypes become
             ensure_min_samples=min_samples,
         )
         if not reset:
             self._check_image_shape(image_shape)  # rows may hold as many values, but be vectors
-        return rows, image_shape
+        return X if streamed else rows, image_shape
 
     def _check_image_shape(self, image_shape: tuple | None) -> None:
         """Refuse an X that is not of the shape of the images in fit, or not of vectors."""
@@ -477,10 +482,13 @@ class SimCLRTransformer(
         """Validate X, and put it beside the device of this moment."""
         device = resolve_device(self.device)
         rows, image_shape = self._check_rows(X, reset=reset, min_samples=min_samples)
+        extremes = read_extremes(rows, self)
         pixel_range = None
         if image_shape is not None:
             pixel_range = (
-                read_pixel_range(rows) if reset else match_pixel_range(rows, self.pixel_range_)
+                read_pixel_range(rows.dtype, extremes)
+                if reset
+                else match_pixel_range(rows.dtype, extremes, self.pixel_range_)
             )
         return Samples(rows, image_shape, self.channel_axis == 1, pixel_range, device)
 

@@ -1,5 +1,6 @@
 """Every kind of X to the same batches, and its statistics against NumPy."""
 
+import threading
 import warnings
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn_simclr._data import (
     batch_shape,
     channel_statistics,
     match_pixel_range,
+    read_extremes,
     read_image_shape,
     read_labels,
     read_pixel_range,
@@ -31,10 +33,8 @@ def read(X, image_shape=None, channel_axis=-1):
     """Samples of an X, by the way that leads from one to the other."""
     X = as_array(X)
     shape = read_image_shape(X.shape, image_shape, channel_axis)
-    rows = X.reshape(len(X), -1)
-    if rows.dtype not in (np.uint8, np.float32):
-        rows = rows.astype(np.float32)
-    return Samples(rows, shape, channel_axis == 1, shape and read_pixel_range(rows), CPU)
+    pixel_range = shape and read_pixel_range(X.dtype, read_extremes(X, "Test"))
+    return Samples(X, shape, channel_axis == 1, pixel_range, CPU)
 
 
 def whole_batch(samples):
@@ -201,7 +201,7 @@ def test_shapes_that_contradict_are_refused_with_the_mend(
     [
         (np.array([3, 200], np.uint8), (0.0, 255.0)),
         (np.array([0, 1], np.uint8), (0.0, 255.0)),
-        (np.array([0.2, 0.7]), (0.0, 1.0)),
+        (np.array([0.25, 0.75]), (0.0, 1.0)),
         (np.array([0.0, 0.0]), (0.0, 1.0)),
         (np.array([0.0, 16.0]), (0.0, 16.0)),
         (np.array([-1.0, 1.0]), (-1.0, 1.0)),
@@ -209,7 +209,7 @@ def test_shapes_that_contradict_are_refused_with_the_mend(
     ],
 )
 def test_read_pixel_range(values, expected):
-    assert read_pixel_range(values[None]) == expected
+    assert read_pixel_range(values.dtype, read_extremes(values[None], "Test")) == expected
 
 
 @pytest.mark.parametrize(
@@ -226,14 +226,14 @@ def test_read_pixel_range(values, expected):
     ],
 )
 def test_match_pixel_range(values, fitted, expected):
-    assert match_pixel_range(values[None], fitted) == expected
+    extremes = read_extremes(values[None], "Test")
+    assert match_pixel_range(values.dtype, extremes, fitted) == expected
 
 
 @pytest.mark.parametrize("largest", [0.5, 1.0])
 def test_pixels_in_0_to_1_are_refused_by_a_model_of_bytes(largest):
-    rows = np.array([[0.0, largest]], np.float32)
     with pytest.raises(ValueError, match=r"float32 values in \[0, 1\].* Pass X \* 255"):
-        match_pixel_range(rows, (0.0, 255.0))
+        match_pixel_range(np.dtype(np.float32), (0.0, largest), (0.0, 255.0))
 
 
 # Statistics
@@ -330,9 +330,8 @@ def test_an_image_shape_that_is_none_is_refused(image_shape):
 
 
 def test_pixels_far_beyond_the_unit_range_of_fit_are_refused():
-    rows = np.array([[0.0, 255.0]], dtype=np.float32)
     with pytest.raises(ValueError, match="X reaches 255"):
-        match_pixel_range(rows, (0.0, 1.0))
+        match_pixel_range(np.dtype(np.float32), (0.0, 255.0), (0.0, 1.0))
 
 
 def test_a_list_of_tensors_is_stacked():
@@ -380,3 +379,116 @@ def test_labels_are_read(y, classes, codes):
 def test_labels_that_are_none_are_refused(y, match):
     with pytest.raises(ValueError, match=match):
         read_labels(y, 3)
+
+
+# Arrays larger than memory
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """Return a function that puts an array into a file and maps it."""
+
+    def save(array):
+        np.save(tmp_path / "X.npy", array)
+        return np.load(tmp_path / "X.npy", mmap_mode="r")
+
+    return save
+
+
+class CountingRows:
+    """Rows that remember what was read of them, and in which threads."""
+
+    def __init__(self, rows, fail_at=None):
+        self.rows, self.fail_at = rows, fail_at
+        self.dtype, self.shape = rows.dtype, rows.shape
+        self.read, self.threads = [], set()
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if self.fail_at in index:
+            raise OSError("the disk is gone")
+        self.read.append(index.tolist())
+        self.threads.add(threading.current_thread())
+        return self.rows[index]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<f8", ">f4", "<i2", ">u2", "<f2", "?"])
+@pytest.mark.parametrize("change", [lambda X: X, lambda X: X[::-1], lambda X: X[:, ::2, 1:]])
+def test_a_memmap_gives_the_batches_of_the_array(mapped, dtype, change):
+    array = (IMAGES // 64).astype(dtype)
+    expected, found = read(change(array)), read(change(mapped(array)))
+    assert found.pixel_range == expected.pixel_range
+    assert isinstance(found.rows, np.memmap)
+    assert torch.equal(whole_batch(found), whole_batch(expected))
+    assert found.digest() == expected.digest()
+
+
+def test_batches_are_those_of_batch(mapped):
+    indices = torch.randperm(10).split(3)
+    for samples in (read(IMAGES), read(mapped(IMAGES))):
+        batches = list(samples.batches(indices))
+        assert len(batches) == 4
+        for index, batch in zip(indices, batches, strict=True):
+            assert torch.equal(batch, samples.batch(index))
+
+
+def test_batches_do_not_share_memory_with_the_rows():
+    rows = np.ones((4, 3), np.float32)
+    for batch in Samples(rows, None, False, None, CPU).batches(torch.arange(4).split(2)):
+        batch.zero_()
+    assert (rows == 1).all()
+
+
+def test_only_a_few_batches_are_read_ahead():
+    rows = CountingRows(ROWS)
+    batches = Samples(rows, (6, 5, 3), False, (0.0, 255.0), CPU).batches(torch.arange(10).split(1))
+    for number in range(3):
+        next(batches)
+        assert len(rows.read) <= number + 1 + 2
+    del batches  # whoever no longer wants them lets the reading end
+    assert len(rows.read) <= 5
+    assert threading.current_thread() not in rows.threads
+    assert not any(thread.is_alive() for thread in rows.threads)
+
+
+def test_an_error_of_reading_ahead_arrives_with_its_batch():
+    rows = CountingRows(ROWS, fail_at=4)
+    batches = Samples(rows, (6, 5, 3), False, (0.0, 255.0), CPU).batches(torch.arange(10).split(2))
+    assert [len(next(batches)) for _ in range(2)] == [2, 2]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)
+    assert not any(thread.is_alive() for thread in rows.threads)
+
+
+def test_values_are_checked_in_all_blocks(monkeypatch):
+    monkeypatch.setattr("sklearn_simclr._data._BLOCK_VALUES", 12)
+    X = np.arange(60.0).reshape(10, 6)
+    assert read_extremes(X, "Test") == (0.0, 59.0)
+    X[9, 5] = np.nan
+    with pytest.raises(ValueError, match=r"X contains NaN.\nTest does not"):
+        read_extremes(X, "Test")
+    X[9, 5] = 1e300
+    with pytest.raises(ValueError, match="too large for dtype"), np.errstate(over="ignore"):
+        read_extremes(X, "Test")
+
+
+def test_the_digest_tells_what_the_samples_are():
+    changed = IMAGES.copy()
+    changed[3, 2, 1, 0] ^= 1
+    digests = {
+        read(X, channel_axis=axis).digest()
+        for X, axis in [
+            (IMAGES, -1),
+            (changed, -1),
+            (IMAGES[::-1], -1),
+            (IMAGES[:9], -1),
+            (IMAGES.astype(float), -1),
+            (FIRST, 1),
+            (ROWS, -1),
+            (IMAGES.reshape(10, 5, 6, 3), -1),
+        ]
+    }
+    assert len(digests) == 8
+    assert read(IMAGES.copy()).digest() == read(IMAGES).digest() == read(ROWS, (6, 5, 3)).digest()
