@@ -3,11 +3,11 @@
     python memory.py                     4 GiB on disk, half a GiB beside it to compare
     python memory.py --sizes 1 16        other sizes, in GiB
 
-Every fit runs in a process of its own, whose private memory Linux limits (RLIMIT_DATA); pages of the
-mapped file are the kernel's, which takes them back when it needs them. The images are noise of
+Every fit runs in a process of its own, whose private memory Linux limits (RLIMIT_DATA); pages of
+the mapped file are the kernel's, which takes them back when it needs them. The images are noise of
 96 x 96 pixels in float64, which would be copied whole if anything converted them at once. The
-private memory (RssAnon) is looked at every few milliseconds; the table has its value before the fit and
-its peak in fit and in transform. Written to results/memory.md. Linux only.
+private memory (RssAnon) is looked at every few milliseconds; the table has its value before the
+fit and its peak in fit and in transform. Written to results/memory.md. Linux only.
 """
 
 import argparse
@@ -106,8 +106,8 @@ def main():
     table = Table(
         "memory",
         f"Private memory (MiB) of a fit in a process limited to {args.limit:g} GiB",
-        f"float64 images of {SIDE} x {SIDE} x {CHANNELS} in a memmap, views of 32 pixels, ResNet-18 "
-        f"at 1/8 width, batches of {BATCH}, one epoch. {machine()}",
+        f"float64 images of {SIDE} x {SIDE} x {CHANNELS} in a memmap, views of 32 pixels, "
+        f"ResNet-18 at 1/8 width, batches of {BATCH}, one epoch. {machine()}",
         ["on disk (GiB)", "images", "before", "peak in fit", "peak in transform", "fit (s)"],
     )
     for size in args.sizes:
