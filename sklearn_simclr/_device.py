@@ -7,24 +7,33 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from sklearn_simclr._workers import fair_threads, in_forked_process, warn_of_shared_gpu
+
 _GLOBAL_GENERATOR = threading.RLock()
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """Turn the parameter `device` into a device that this machine has."""
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    name = _best_device() if device == "auto" else device
     try:
-        resolved = torch.device(device)
-        torch.zeros(1, device=resolved).item()
+        resolved = torch.device(name)
+        if name != "cpu":
+            torch.zeros(1, device=resolved).item()
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        mend = "Pass device='auto' or device='cpu'."
+        if in_forked_process():
+            mend = "A forked process cannot: use joblib's backend 'loky', or pass device='cpu'."
         raise ValueError(
-            f"device={device!r} cannot be used on this machine: {_first_line(error)}. "
-            "Pass device='auto' or device='cpu'."
+            f"device={device!r} cannot be used on this machine: {_first_line(error)}. {mend}"
         ) from error
+    warn_of_shared_gpu(resolved)
     return resolved
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -64,6 +73,7 @@ def cpu_generator(seed: int, *path: int) -> torch.Generator:
 def plain_torch() -> Iterator[None]:
     """Shut out what the caller may have switched on: no_grad, autocast, a default device."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(fair_threads())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda"):

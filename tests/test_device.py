@@ -25,6 +25,7 @@ CPU_CHECKS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch, cuda, mps, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: torch.ones(*shape))
     assert resolve_device("auto") == torch.device(expected)
 
 
