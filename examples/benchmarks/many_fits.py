@@ -4,8 +4,8 @@
     python many_fits.py --n-jobs 4
 
 Each training is a narrow ResNet-18 on the noise images of 32 x 32 pixels; only time counts here.
-All ways are timed in turn in each of three rounds, worker processes once they have been started; the
-table has the medians and their ratio to one after the other. "Unguarded threads" are a
+All ways are timed in turn in each of three rounds, worker processes once they have been started;
+the table has the medians and their ratio to one after the other. "Unguarded threads" are a
 `ThreadPoolExecutor`'s, in which nothing limits torch's own threads. Written to
 results/many_fits.md.
 """
