@@ -1,0 +1,206 @@
+"""Values to a digest that every process finds again, the user's own code included."""
+
+import hashlib
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_OWN = __name__.partition(".")[0]
+_INSTALLED = {"dist-packages", "site-packages"}  # folders that code is installed to
+# What moves with the text around a class and is nothing that it does.
+_INCIDENTAL = {"__doc__", "__firstlineno__", "__module__", "__static_attributes__"}
+
+
+def fingerprint(values: dict[str, object]) -> str:
+    """Return a digest of named values, 32 hexadecimal digits.
+
+    It is the same in every process, on every machine and after cloning, pickling or copying.
+    Objects count by what they hold. Functions and classes count by their names where they are
+    installed, the user's own by their code and by whatever that refers to: defaults, closures and
+    globals.
+
+    Parameters
+    ----------
+    values : dict
+        Plain values, arrays, tensors, parameter objects, modules, functions, and all that can be
+        pickled, by names for the error.
+
+    Raises
+    ------
+    ValueError
+        If a value, named by the error, cannot be described.
+
+    Examples
+    --------
+    >>> from sklearn_simclr._fingerprint import fingerprint
+    >>> fingerprint({"temperature": 0.5, "batch_size": 256})
+    'b8d8f5d8f3ad0ce1fb4c0b1d9a1ca1b5'
+    >>> key = fingerprint({"loss": lambda z1, z2: (z1 - z2).norm()})
+    >>> key == fingerprint({"loss": lambda z1, z2: (z1 - 2 * z2).norm()})
+    False
+    """
+    digests = []
+    for name, value in values.items():
+        try:
+            digests += [name.encode(), _Reader().read(value)]
+        except Exception as error:  # whatever objects raise that do not want to be pickled
+            raise ValueError(
+                f"{name}={value!r} cannot be described so that another process would know it "
+                f"again: {type(error).__name__}: {error}. Make it of plain values, arrays, "
+                "functions and modules."
+            ) from error
+    return _digest("values", *digests).hex()
+
+
+def _digest(kind: str, *parts) -> bytes:
+    """Digest of bytes-like parts, each with its length, so that they cannot run together."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (kind.encode(), *parts):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
+
+
+class _Reader:
+    """Reads one value; what it comes upon again while it is reading it is told by its number."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, tuple[int, object]] = {}  # by address; holds it, so it stays its own
+        self._number = itertools.count()
+
+    def read(self, value) -> bytes:
+        """Return the digest of any value."""
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or type(value) in (bool, int, float, complex, str, bytes):
+            return _digest(type(value).__name__, repr(value).encode())
+        if isinstance(value, Tensor):
+            return _read_tensor(value)
+        if type(value) in (np.ndarray, np.memmap) and not value.dtype.hasobject:
+            array = f"{value.dtype} {value.shape}"
+            return _digest("array", array.encode(), value.tobytes())
+        if id(value) in self._met:
+            return _digest("again", str(self._met[id(value)][0]).encode())
+        self._met[id(value)] = next(self._number), value
+        try:
+            return self._read_compound(value)
+        finally:
+            if not isinstance(value, FunctionType | type):  # two of equal parts are the same
+                del self._met[id(value)]
+
+    def _read_compound(self, value) -> bytes:
+        if isinstance(value, FunctionType):
+            return self._read_function(value)
+        if isinstance(value, type):
+            return self._read_class(value)
+        if isinstance(value, CodeType):
+            return self._read_code(value)
+        if isinstance(value, ModuleType):
+            return _digest("module", value.__name__.encode())
+        if type(value) in (list, tuple):
+            return self._all(type(value).__name__, *value)
+        if type(value) is dict:
+            return self._all("dict", *itertools.chain.from_iterable(value.items()))
+        if type(value) in (set, frozenset):
+            return _digest("set", *sorted(map(self.read, value)))
+        if isinstance(value, property):
+            return self._all("property", value.fget, value.fset, value.fdel)
+        if isinstance(value, classmethod | staticmethod):
+            return self._all(type(value).__name__, value.__func__)
+        return self._read_object(value)
+
+    def _all(self, kind: str, *parts) -> bytes:
+        return _digest(kind, *map(self.read, parts))
+
+    def _read_object(self, value) -> bytes:
+        """Read an object by what a pickle would hold of it."""
+        reduced = value.__reduce_ex__(4)
+        if isinstance(reduced, str):  # the name of something global
+            return self._all("global", getattr(value, "__module__", None), reduced)
+        make, args, state, items, pairs = (*reduced, None, None, None)[:5]
+        return self._all("object", make, args, state, list(items or ()), list(pairs or ()))
+
+    def _read_function(self, function: FunctionType) -> bytes:
+        module, name = function.__module__, function.__qualname__
+        if _is_installed(module):
+            return self._all("installed", module, name)
+        names = set(_names(function.__code__))
+        return self._all(
+            "function",
+            name,
+            function.__code__,
+            function.__defaults__,
+            function.__kwdefaults__,
+            vars(function),
+            [_content(cell) for cell in function.__closure__ or ()],
+            self._read_named(function.__globals__, names),
+        )
+
+    def _read_code(self, code: CodeType) -> bytes:
+        variables = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+        arguments = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
+        return self._all(
+            "code", code.co_code, code.co_consts, *variables, *arguments, code.co_flags
+        )
+
+    def _read_class(self, cls: type) -> bytes:
+        if _is_installed(cls.__module__):
+            return self._all("installed", cls.__module__, cls.__qualname__)
+        own = {name: value for name, value in vars(cls).items() if name not in _INCIDENTAL}
+        return self._all("class", cls.__qualname__, cls.__bases__, self._read_named(own, own.keys()))
+
+    def _read_named(self, namespace: dict, names) -> list[bytes]:
+        """Read what names stand for, and in modules of the user's what the same names stand for.
+
+        What cannot be described, such as a lock or a log, counts by its class.
+        """
+        digests = []
+        for name in sorted(names & namespace.keys()):
+            value = namespace[name]
+            if id(value) in self._met:
+                digests += [name.encode(), self.read(value)]
+            elif isinstance(value, ModuleType) and not _is_installed(value.__name__):
+                self._met[id(value)] = next(self._number), value
+                digests += [name.encode(), *self._read_named(vars(value), names)]
+            else:
+                try:
+                    digests += [name.encode(), self.read(value)]
+                except Exception:
+                    digests += [name.encode(), type(value).__qualname__.encode()]
+        return digests
+
+
+def _read_tensor(value: Tensor) -> bytes:
+    head = f"{value.dtype} {tuple(value.shape)} {value.requires_grad}"
+    flat = value.detach().cpu().contiguous().flatten()
+    return _digest("tensor", head.encode(), flat.view(torch.uint8).numpy())
+
+
+def _is_installed(module: str | None) -> bool:
+    """Whether a module is part of Python, of this package or of an installed one."""
+    root = (module or "").partition(".")[0]
+    if root in sys.stdlib_module_names or root == _OWN:
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return bool(file) and not _INSTALLED.isdisjoint(Path(file).parts)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Names that code looks up, that of the functions within it included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _content(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # not yet assigned
+        return None
