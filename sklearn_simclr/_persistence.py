@@ -38,5 +38,25 @@ def load_weights(network: nn.Module, weights: dict[str, np.ndarray]) -> None:
 
 
 def load_moments(optimizer: torch.optim.Optimizer, moments: dict) -> None:
-    """Put moments that `to_plain` made of ``state_dict()["state"]`` into an optimizer like it."""
+    """Put moments that `to_plain` made of ``state_dict()["state"]`` into an optimizer like it.
+
+    Raises
+    ------
+    ValueError
+        If a moment is not of the shape of its weights.
+    """
     optimizer.load_state_dict(optimizer.state_dict() | {"state": to_tensors(moments)})
+    for param, of_param in optimizer.state.items():
+        for name, moment in of_param.items():
+            if isinstance(moment, Tensor) and moment.ndim:
+                of_param[name] = _laid_out_like(param, moment)
+
+
+def _laid_out_like(param: Tensor, moment: Tensor) -> Tensor:
+    """Order the values of a moment in memory as an optimizer does, so that it adds up alike."""
+    if moment.shape != param.shape:
+        raise ValueError(
+            f"A moment of shape {tuple(moment.shape)} belongs to weights of shape "
+            f"{tuple(param.shape)}."
+        )
+    return torch.empty_like(param, dtype=moment.dtype).copy_(moment)

@@ -101,6 +101,7 @@ def train(
     learning_rate_at: Callable[[int], float],
     precision: torch.dtype,
     seed: int,
+    n_done: int = 0,
 ) -> Iterator[EpochRecord]:
     """Train the network in place, and yield a record after each epoch.
 
@@ -110,6 +111,8 @@ def train(
     ----------
     learning_rate_at : callable
         Maps the number of a step of this run, from 0, to its learning rate.
+    n_done : int, default=0
+        Epochs of this run that were taken before, to which network and optimizer belong.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def train(
         epoch early, the network is left as it was before that epoch.
     """
     n_batches, _ = batch_shape(len(samples), batch_size)
-    for number in range(n_epochs):
+    for number in range(n_done, n_epochs):
         epoch, start = first_epoch + number, time.perf_counter()
         before = {name: value.clone() for name, value in network.state_dict().items()}
         rates = [learning_rate_at(number * n_batches + batch) for batch in range(n_batches)]

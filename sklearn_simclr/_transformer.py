@@ -2,9 +2,11 @@
 
 import contextlib
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -19,7 +21,9 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
+from sklearn_simclr._checkpoints import CheckpointStore, prepare_directory
 from sklearn_simclr._composition import parts_of
 from sklearn_simclr._data import (
     Samples,
@@ -39,6 +43,7 @@ from sklearn_simclr._device import (
     resolve_device,
     resolve_precision,
 )
+from sklearn_simclr._fingerprint import fingerprint
 from sklearn_simclr._network import SimCLRNetwork, build_network
 from sklearn_simclr._persistence import load_moments, load_weights, to_plain
 from sklearn_simclr._training import (
@@ -50,6 +55,7 @@ from sklearn_simclr._training import (
     encode_views,
     train,
 )
+from sklearn_simclr._version import __version__
 from sklearn_simclr._views import Views
 from sklearn_simclr.augmentation import resolve_augmentation
 from sklearn_simclr.encoders import (
@@ -68,6 +74,21 @@ from sklearn_simclr.optim import (
 
 _WARMUP_SHARE, _WARMUP_EPOCHS = 0.1, 10  # the shorter of the two
 _WEIGHTS_STREAM = 0  # what a seed is derived for
+_CALLBACKS = "_skl_callbacks"  # where scikit-learn keeps them
+# Fitted attributes that a training depends on, beside its encoder, views and weights.
+_OF_A_TRAINING = (
+    "_head",
+    "_seed",
+    "_view_size",
+    "image_shape_",
+    "learning_rate_",
+    "loss_curve_",
+    "mean_",
+    "optimizer_name_",
+    "pixel_range_",
+    "scale_",
+    "weight_decay_",
+)
 # What the first training decides and later ones keep.
 _KEPT = (
     "_encoder",
@@ -149,6 +170,10 @@ class SimCLRTransformer(
         `transform` always computes in float32.
     warm_start : bool, default=False
         Whether another call to `fit` goes on from the present weights.
+    checkpoint_dir : str or path, default=None
+        Directory, made if missing, where `fit` leaves a checkpoint now and then, which the same
+        `fit` goes on from if the process was killed: same data, parameters and `random_state`,
+        which has to be set. Any number of trainings can share it. `partial_fit` leaves none.
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. On a CPU an int gives the same result to the last bit.
     verbose : int, default=0
@@ -220,6 +245,7 @@ class SimCLRTransformer(
         "device": [str, torch.device],
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
         "warm_start": ["boolean"],
+        "checkpoint_dir": [None, str, os.PathLike],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -245,6 +271,7 @@ class SimCLRTransformer(
         device="auto",
         precision="auto",
         warm_start=False,
+        checkpoint_dir=None,
         random_state=None,
         verbose=0,
     ):
@@ -266,6 +293,7 @@ class SimCLRTransformer(
         self.device = device
         self.precision = precision
         self.warm_start = warm_start
+        self.checkpoint_dir = checkpoint_dir
         self.random_state = random_state
         self.verbose = verbose
 
@@ -273,6 +301,8 @@ class SimCLRTransformer(
     @plain_torch()
     def fit(self, X, y=None):
         """Train the encoder for `max_epochs` epochs.
+
+        Ctrl-C ends the training after the last whole epoch, if there was one, with a warning.
 
         Parameters
         ----------
@@ -292,25 +322,46 @@ class SimCLRTransformer(
         Raises
         ------
         ValueError
-            If a parameter is out of range, or X, the encoder or the augmentation do not fit.
+            If a parameter is out of range, or X, the encoder or the augmentation do not fit; if
+            `checkpoint_dir` cannot be written to, holds a damaged checkpoint of this training, or
+            is given without a `random_state`, or if a part of the training has no content that
+            another process would know again.
         FloatingPointError
             If the loss is no longer finite. The transformer then holds the weights from before
             that epoch, unless it was the first.
+        KeyboardInterrupt
+            If it comes before the first epoch has ended. The transformer is left as it was.
         """
+        self._check_checkpoint_dir()
         with self._keeping_the_old():
             run = self._prepare(X, y, continuing=self.warm_start and self.__sklearn_is_fitted__())
-            context = self._init_callback_context(max_subtasks=self.max_epochs)
+            checkpoint, stopped_by = self._resume(run)
+            callbacks = [type(callback).__name__ for callback in vars(self).get(_CALLBACKS, ())]
+            stopped = stopped_by == callbacks
+            context = self._init_callback_context(max_subtasks=self.max_epochs - run.n_done)
             context.call_on_fit_task_begin(estimator=self, X=X, y=y)
             epochs = self._epochs(run, self.max_epochs, self._schedule(run))
             try:
-                for _ in range(self.max_epochs):
+                while run.n_done < self.max_epochs and not stopped:
                     task = context.subcontext(task_name="epoch")
                     task.call_on_fit_task_begin(estimator=self, X=X, y=y)
                     next(epochs)
-                    if task.call_on_fit_task_end(
+                    stopped = task.call_on_fit_task_end(
                         estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
-                    ):
-                        break
+                    )
+                    if checkpoint is not None:
+                        last = run.n_done == self.max_epochs
+                        state = partial(run.state, callbacks if stopped else None, last=last)
+                        checkpoint.offer(state, last=stopped or last)
+            except KeyboardInterrupt:
+                if not run.n_done:
+                    raise
+                warnings.warn(
+                    f"Training interrupted by user after {run.n_done} of {self.max_epochs} epochs: "
+                    f"the {type(self).__name__} is fitted with what it has learned in these.",
+                    UserWarning,
+                    stacklevel=4,  # the caller of fit
+                )
             finally:
                 self._store(run)
         context.call_on_fit_task_end(
@@ -413,7 +464,7 @@ class SimCLRTransformer(
 
     def __setstate__(self, state):
         """Take over a pickled state, those of version 0.1.0 included."""
-        state = {"loss": "nt_xent", "output_layer": 0} | state
+        state = {"loss": "nt_xent", "output_layer": 0, "checkpoint_dir": None} | state
         if "_n_features_out" in state:
             state["_h_dim"] = state.pop("_n_features_out")
         if isinstance(state.get("_encoder"), str):
@@ -519,6 +570,12 @@ class SimCLRTransformer(
                 f"encoder={fitted['_encoder']!r} has no weights to train, and with "
                 f"projection_layers={self.projection_layers} there is no projection head either."
             )
+        for name, value in network.state_dict().items():
+            if not isinstance(value, Tensor):
+                raise ValueError(
+                    f"encoder={fitted['_encoder']!r} keeps {name!r} in its state dict, which is no "
+                    f"tensor but {type(value).__name__}. Return a tensor from get_extra_state."
+                )
         views = _views(fitted, loss=self.loss)
         check_training(network, samples, views, objective)
         optimizer = make_optimizer(
@@ -629,6 +686,7 @@ class SimCLRTransformer(
             run.views,
             run.objective,
             n_epochs=n_epochs,
+            n_done=run.n_done,
             first_epoch=run.first_epoch,
             batch_size=self.batch_size,
             learning_rate_at=learning_rate_at,
@@ -643,6 +701,62 @@ class SimCLRTransformer(
                     f"{record.seconds:.1f} s"
                 )
             yield record
+
+    def _check_checkpoint_dir(self) -> None:
+        """Refuse a directory for checkpoints that would be of no use."""
+        if self.checkpoint_dir is None:
+            return
+        if self.random_state is None:
+            raise ValueError(
+                f"checkpoint_dir={self.checkpoint_dir!r} needs a seed, but random_state=None draws "
+                "another one each time, so that no run would find its checkpoint. Pass an int."
+            )
+        prepare_directory(self.checkpoint_dir)
+
+    def _resume(self, run: "_Run") -> tuple[CheckpointStore | None, list[str] | None]:
+        """Go on from the checkpoint of a run if there is one.
+
+        Returns where its next ones belong, and the callbacks that had stopped it.
+        """
+        if self.checkpoint_dir is None:
+            return None, None
+        checkpoint = CheckpointStore(self.checkpoint_dir, self._key(run))
+        state = checkpoint.load()
+        if state is None:
+            return checkpoint, None
+        try:
+            run.restore(state)
+        except Exception as error:
+            raise checkpoint.refusal(
+                f"does not fit the training: {type(error).__name__}: {error}"
+            ) from error
+        if self.verbose:
+            n_epochs = len(run.fitted["loss_curve_"])
+            print(f"epoch {n_epochs}/{run.first_epoch + self.max_epochs}  from {checkpoint.path}")
+        return checkpoint, state["stopped_by"]
+
+    def _key(self, run: "_Run") -> str:
+        """Name a run by all that its result depends on, in whatever process and on any device.
+
+        The version of this package is part of it. That of torch is not: with another one a run goes
+        on, if not to the last bit as it would have.
+        """
+        return fingerprint(
+            {
+                "version": __version__,
+                "X": run.samples.digest(),
+                "y": run.objective.labels,
+                "encoder": run.fitted["_encoder"],
+                "augmentation": run.fitted["_augmentation"],
+                "loss": self.loss,
+                "temperature": float(self.temperature),
+                "batch_size": int(self.batch_size),
+                "max_epochs": int(self.max_epochs),
+                "precision": self.precision,
+                "weights": dict(run.network.state_dict()),
+            }
+            | {name: run.fitted[name] for name in _OF_A_TRAINING}
+        )
 
     @contextlib.contextmanager
     def _keeping_the_old(self) -> Iterator[None]:
@@ -666,7 +780,7 @@ class SimCLRTransformer(
 
     def _store(self, run: "_Run") -> None:
         """Take over the state of a training that has finished at least one epoch."""
-        if len(run.fitted["loss_curve_"]) > run.first_epoch:
+        if run.n_done:
             vars(self).update(run.snapshot())
 
 
@@ -681,6 +795,26 @@ class _Run:
     objective: Objective
     fitted: dict
     first_epoch: int
+
+    @property
+    def n_done(self) -> int:
+        """Epochs that the run has finished."""
+        return len(self.fitted["loss_curve_"]) - self.first_epoch
+
+    def state(self, stopped_by: list[str] | None, *, last: bool) -> dict:
+        """Return what the same run can go on from in another process."""
+        return {
+            "weights": to_plain(self.network.state_dict()),
+            "moments": {} if last else to_plain(self.optimizer.state_dict()["state"]),
+            "loss_curve": list(self.fitted["loss_curve_"]),
+            "stopped_by": stopped_by,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from what `state` has returned."""
+        load_weights(self.network, state["weights"])
+        load_moments(self.optimizer, state["moments"])
+        self.fitted["loss_curve_"] = [float(loss) for loss in state["loss_curve"]]
 
     def snapshot(self) -> dict:
         """Return the attributes as they are now, sharing nothing with the live network."""

@@ -16,8 +16,10 @@ LAYERS = (
     {"_finetuning", "_training"},
     {"_network", "_views"},
     {
+        "_checkpoints",
         "_data",
         "_device",
+        "_fingerprint",
         "_persistence",
         "augmentation",
         "encoders",
@@ -27,7 +29,7 @@ LAYERS = (
         "projection",
     },
     {"_composition", "_view_parts"},
-    {"_kernels", "_pretrained", "_view_params", "_workers"},
+    {"_kernels", "_pretrained", "_version", "_view_params", "_workers"},
 )
 DEPENDENCIES = {"joblib", "numpy", "sklearn", "torch", "torchvision"}
 THEIR_OWN = {"threadpoolctl"}  # that the dependencies require themselves

@@ -1,0 +1,3 @@
+"""The version of the package, for all modules."""
+
+__version__ = "0.2.0"
