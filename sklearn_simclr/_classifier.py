@@ -298,7 +298,8 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
         if given.__sklearn_is_fitted__():
             return copy.deepcopy(given)
         own = clone(given)
-        if own.random_state is None:
+        seeded = self.random_state is not None or own.checkpoint_dir is None  # or is to be refused
+        if own.random_state is None and seeded:
             own.set_params(random_state=int(random_state.randint(2**31 - 1)))
         return own
 

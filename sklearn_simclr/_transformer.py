@@ -725,7 +725,7 @@ class SimCLRTransformer(
         if state is None:
             return checkpoint, None
         try:
-            run.restore(state)
+            stopped_by = run.restore(state)
         except Exception as error:
             raise checkpoint.refusal(
                 f"does not fit the training: {type(error).__name__}: {error}"
@@ -733,7 +733,7 @@ class SimCLRTransformer(
         if self.verbose:
             n_epochs = len(run.fitted["loss_curve_"])
             print(f"epoch {n_epochs}/{run.first_epoch + self.max_epochs}  from {checkpoint.path}")
-        return checkpoint, state["stopped_by"]
+        return checkpoint, stopped_by
 
     def _key(self, run: "_Run") -> str:
         """Name a run by all that its result depends on, in whatever process and on any device.
@@ -810,11 +810,12 @@ class _Run:
             "stopped_by": stopped_by,
         }
 
-    def restore(self, state: dict) -> None:
-        """Go on from what `state` has returned."""
+    def restore(self, state: dict) -> list[str] | None:
+        """Go on from what `state` has returned; return what had stopped that run."""
         load_weights(self.network, state["weights"])
         load_moments(self.optimizer, state["moments"])
         self.fitted["loss_curve_"] = [float(loss) for loss in state["loss_curve"]]
+        return state["stopped_by"]
 
     def snapshot(self) -> dict:
         """Return the attributes as they are now, sharing nothing with the live network."""
