@@ -39,7 +39,7 @@ def prepare_directory(directory) -> Path:
         trial = directory / f"{secrets.token_hex(8)}{_TEMPORARY}"
         trial.touch(exist_ok=False)
         trial.unlink(missing_ok=True)  # another process may have swept it
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"checkpoint_dir={str(directory)!r} is no directory that can be written to: "
             f"{type(error).__name__}: {error}. Pass another directory, or checkpoint_dir=None."
