@@ -165,6 +165,8 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X, y):
         """Pre-train on all rows, then learn the classes from the labelled ones.
 
+        Ctrl-C in the pre-training ends that alone, after its last whole epoch, with a warning.
+
         Parameters
         ----------
         X : array-like

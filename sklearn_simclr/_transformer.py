@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -322,10 +321,10 @@ class SimCLRTransformer(
         Raises
         ------
         ValueError
-            If a parameter is out of range, or X, the encoder or the augmentation do not fit; if
-            `checkpoint_dir` cannot be written to, holds a damaged checkpoint of this training, or
-            is given without a `random_state`, or if a part of the training has no content that
-            another process would know again.
+            If a parameter is out of range, or X, the encoder or the augmentation do not fit; with
+            `checkpoint_dir` also without a `random_state`, if the directory cannot be written to or
+            its checkpoint of this training is damaged, or if an object among the parameters cannot
+            be told from others by its content.
         FloatingPointError
             If the loss is no longer finite. The transformer then holds the weights from before
             that epoch, unless it was the first.
@@ -349,10 +348,7 @@ class SimCLRTransformer(
                     stopped = task.call_on_fit_task_end(
                         estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
                     )
-                    if checkpoint is not None:
-                        last = run.n_done == self.max_epochs
-                        state = partial(run.state, callbacks if stopped else None, last=last)
-                        checkpoint.offer(state, last=stopped or last)
+                    self._leave_checkpoint(run, checkpoint, callbacks if stopped else None)
             except KeyboardInterrupt:
                 if not run.n_done:
                     raise
@@ -735,6 +731,18 @@ class SimCLRTransformer(
             print(f"epoch {n_epochs}/{run.first_epoch + self.max_epochs}  from {checkpoint.path}")
         return checkpoint, stopped_by
 
+    def _leave_checkpoint(
+        self, run: "_Run", checkpoint: CheckpointStore | None, stopped_by: list[str] | None
+    ) -> None:
+        """Save what a run has come to if it is time to, and in any case if that is its end."""
+        if checkpoint is None:
+            return
+        complete = run.n_done == self.max_epochs
+        checkpoint.offer(
+            lambda: run.state(stopped_by, complete=complete),
+            last=complete or stopped_by is not None,
+        )
+
     def _key(self, run: "_Run") -> str:
         """Name a run by all that its result depends on, in whatever process and on any device.
 
@@ -801,11 +809,11 @@ class _Run:
         """Epochs that the run has finished."""
         return len(self.fitted["loss_curve_"]) - self.first_epoch
 
-    def state(self, stopped_by: list[str] | None, *, last: bool) -> dict:
+    def state(self, stopped_by: list[str] | None, *, complete: bool) -> dict:
         """Return what the same run can go on from in another process."""
         return {
             "weights": to_plain(self.network.state_dict()),
-            "moments": {} if last else to_plain(self.optimizer.state_dict()["state"]),
+            "moments": {} if complete else to_plain(self.optimizer.state_dict()["state"]),
             "loss_curve": list(self.fitted["loss_curve_"]),
             "stopped_by": stopped_by,
         }
