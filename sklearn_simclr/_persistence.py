@@ -53,7 +53,7 @@ def load_moments(optimizer: torch.optim.Optimizer, moments: dict) -> None:
 
 
 def _laid_out_like(param: Tensor, moment: Tensor) -> Tensor:
-    """Order the values of a moment in memory as an optimizer does, so that it adds up alike."""
+    """Order the values of a moment in memory as those of its weights, which optimizers do."""
     if moment.shape != param.shape:
         raise ValueError(
             f"A moment of shape {tuple(moment.shape)} belongs to weights of shape "

@@ -818,6 +818,16 @@ def test_the_weights_at_the_start_are_in_the_key(simclr, photos):
     assert len({key(simclr(encoder=module), np.zeros((9, 8, 8))) for module in modules}) == 1
 
 
+def test_the_epochs_before_are_in_the_key(simclr, digits):
+    images, _ = digits
+    model = simclr().fit(images)
+    keys = []
+    for losses in ([1.0, 2.0], [1.0, 3.0], [1.0]):
+        model.loss_curve_ = losses
+        keys.append(model._key(model._prepare(images, None, continuing=True)))
+    assert len(set(keys)) == 3
+
+
 def test_the_version_of_the_package_is_in_the_key(simclr, digits, monkeypatch):
     before = key(simclr(), digits[0])
     monkeypatch.setattr(_transformer, "__version__", "9.9")

@@ -108,3 +108,25 @@ def test_moments_keep_the_options_of_the_new_optimizer():
     load_moments(other, moments)
     assert [group["lr"] for group in other.param_groups] == [0.01, 0.01]
     assert [group["weight_decay"] for group in other.param_groups] == [0.2, 0.0]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_moments_lie_in_memory_as_those_of_an_optimizer_do(name):
+    module = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Conv2d(4, 2, 1)).to(
+        memory_format=torch.channels_last
+    )
+    first, second = (make_optimizer(name, module, lr=0.1, weight_decay=0.1) for _ in range(2))
+    module(torch.randn(2, 3, 4, 4)).square().sum().backward()
+    first.step()
+    load_moments(second, to_plain(first.state_dict()["state"]))
+    for param in module.parameters():
+        assert len(first.state[param]) == len(second.state[param]) > 0
+        for key, moment in first.state[param].items():
+            assert torch.equal(second.state[param][key], moment)
+            assert second.state[param][key].stride() == moment.stride()
+
+
+def test_moments_of_another_shape_are_refused():
+    optimizer = make_optimizer("sgd", network(0), lr=0.1, weight_decay=0.1)
+    with pytest.raises(ValueError, match=r"shape \(3,\) belongs to weights of shape \(4, 3\)"):
+        load_moments(optimizer, {0: {"momentum_buffer": np.zeros(3)}})
