@@ -123,7 +123,9 @@ def test_moments_lie_in_memory_as_those_of_an_optimizer_do(name):
         assert len(first.state[param]) == len(second.state[param]) > 0
         for key, moment in first.state[param].items():
             assert torch.equal(second.state[param][key], moment)
-            assert second.state[param][key].stride() == moment.stride()
+            if moment.ndim == 4:
+                for loaded in (moment, second.state[param][key]):
+                    assert loaded.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_moments_of_another_shape_are_refused():
