@@ -131,7 +131,7 @@ class CheckpointStore:
                 f"The checkpoint {str(self.path)!r} could not be written: {type(error).__name__}: "
                 f"{error}. The training goes on without it and tries again after later epochs.",
                 UserWarning,
-                stacklevel=6,  # the caller of fit
+                stacklevel=7,  # the caller of fit
             )
         self._has_warned = True
 
