@@ -1,0 +1,196 @@
+"""One image file to pixels: formats, orientation, colours, size, and what makes a file unreadable."""
+
+import contextlib
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+# Importing a plugin is what makes `Image.open` know its format. No other format is tried: some of
+# Pillow's start programs.
+_PLUGINS = {
+    "JPEG": JpegImagePlugin,
+    "PNG": PngImagePlugin,
+    "WEBP": WebPImagePlugin,
+    "BMP": BmpImagePlugin,
+    "GIF": GifImagePlugin,
+    "PPM": PpmImagePlugin,
+    "TIFF": TiffImagePlugin,
+}
+LARGEST_PIXELS = 2**27  # of a file; takes some 2 GiB to decode
+LARGEST_SIDE = 256  # of files that are read as they are
+
+_GREY = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+_ORIENTATION = 0x0112  # the tag of EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = {5, 6, 7, 8}
+_LONGEST_REASON = 120  # characters
+
+
+class Header(NamedTuple):
+    """What a file says of itself before its pixels are decoded."""
+
+    height: int  # the right way up
+    width: int
+    is_grey: bool
+
+
+class PixelBudget:
+    """Lets threads decode up to `LARGEST_PIXELS` pixels at a time between them, so that memory stays bounded."""
+
+    def __init__(self):
+        self._free = LARGEST_PIXELS
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def spending(self, n_pixels: int) -> Iterator[None]:
+        """Wait until so many are free, and hold them."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= n_pixels)
+            self._free -= n_pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += n_pixels
+                self._changed.notify_all()
+
+
+class _Unreadable(ValueError):
+    """A file that is refused for a reason of ours."""
+
+
+class _QuietPillow(contextlib.ContextDecorator):
+    """Keep Pillow's warnings about odd files from the user, in all threads.
+
+    The filters are the process's, and `warnings.catch_warnings` puts back those of its entry, which
+    would undo what other threads have set since. So one filter is put in by the first that enters, and
+    taken out by the last that leaves.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._n_inside = 0
+
+    def __enter__(self):
+        with self._lock:
+            self._n_inside += 1
+            if self._n_inside == 1:
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                self._list, self._filter = warnings.filters, warnings.filters[0]
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                # Where another thread is within catch_warnings the present list is a copy.
+                for filters in (self._list, warnings.filters):
+                    with contextlib.suppress(ValueError):
+                        filters.remove(self._filter)
+
+
+quiet_pillow = _QuietPillow()
+
+
+def read_header(path: str) -> Header:
+    """Read size and colours of a file; raises whatever is wrong with it."""
+    with _open(path) as image:
+        width, height = image.size
+        if width != height and max(width, height) <= LARGEST_SIDE:  # else the side does not matter
+            if image.format in ("PNG", "TIFF"):
+                image.load()  # the orientation may stand behind the pixels, or come with them
+                width, height = image.size
+            if _orientation(image) in _SIDEWAYS:
+                width, height = height, width
+        return Header(height, width, image.mode in _GREY)
+
+
+def decode(path: str, image_shape: tuple[int, int, int], budget: PixelBudget) -> np.ndarray:
+    """Return the pixels (h * w * c,), uint8, of a file brought to the shape (h, w, c).
+
+    Raises whatever is wrong with the file.
+    """
+    height, width, channels = image_shape
+    with _open(path) as image, budget.spending(image.size[0] * image.size[1]):
+        if image.format == "JPEG":  # decoded at an eighth of the size or more, if that is enough
+            image.draft(None, 2 * (2 * max(height, width),))
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        image = _to_bytes(image, channels)
+        if turn is not None:
+            image = image.transpose(turn)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return np.asarray(image).reshape(-1)
+
+
+def explain(error: Exception) -> str:
+    """Say in a few words why a file could not be read."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"not an image in a format that is read ({', '.join(_PLUGINS)})"
+    if isinstance(error, _Unreadable):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"broken: {reason[:_LONGEST_REASON]}"
+
+
+def _open(path: str) -> Image.Image:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its other end
+        raise _Unreadable("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+    if not status.st_size:
+        raise _Unreadable("empty")
+    image = Image.open(path, formats=tuple(_PLUGINS))
+    width, height = image.size
+    if width * height > LARGEST_PIXELS:
+        image.close()
+        raise _Unreadable(f"{width} x {height} pixels, more than {LARGEST_PIXELS}")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """Orientation as in EXIF, 1 to 8; 1, upright, if there is none that can be read."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF beside sound pixels
+        return 1
+
+
+def _to_bytes(image: Image.Image, channels: int) -> Image.Image:
+    """Bring whatever a file holds to grey or RGB of 8 bits, on white where it is transparent."""
+    mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+        values = np.asarray(image).astype(np.uint32)  # 0 to 65535
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif mode in ("I", "F"):
+        raise _Unreadable("pixels of 32 bits, whose range is unknown; pass such images as an array")
+    elif mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("L" if channels == 1 else "RGB")
