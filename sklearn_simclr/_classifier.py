@@ -12,13 +12,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from sklearn_simclr._data import as_array, read_labels
 from sklearn_simclr._device import derived_seed, plain_torch, resolve_precision
+from sklearn_simclr._files import ImageFiles, as_paths
 from sklearn_simclr._finetuning import NetworkWithHead, Task, fine_tune
 from sklearn_simclr._persistence import to_plain
 from sklearn_simclr._transformer import SimCLRTransformer, _views
@@ -184,16 +185,23 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of range, y does not hold two classes at least, or X, the
-            encoder or the augmentation do not fit.
+            If a parameter is out of range, y does not hold two classes at least, X, the encoder or
+            the augmentation do not fit, or image files cannot be read.
         FloatingPointError
             If a loss is no longer finite.
         """
-        classes, codes = self._read_targets(X, y)
+        paths = as_paths(X)
+        n_samples = _num_samples(as_array(X)) if paths is None else len(paths)
+        classes, codes = self._read_targets(y, n_samples)
         random_state = check_random_state(self.random_state)
         transformer = self._make_transformer(random_state)
         seed = int(random_state.randint(2**31 - 1))
-        if transformer.__sklearn_is_fitted__():
+        pre_trained = transformer.__sklearn_is_fitted__()
+        skip_bad = transformer.on_bad_files == "skip"
+        X = transformer._open_files(X, reset=not pre_trained, skip_bad=skip_bad)
+        if isinstance(X, ImageFiles) and X.left_out:
+            classes, codes = self._read_targets(column_or_1d(y)[X.kept], len(X))
+        if pre_trained:
             fitted = self._learn(transformer, X, codes, seed)
         else:
             with self._keeping(transformer):
@@ -266,7 +274,7 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return _Model(self.transformer_, self.coef_, self.intercept_).logits(X)
 
-    def _read_targets(self, X, y) -> tuple[np.ndarray, np.ndarray]:
+    def _read_targets(self, y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the classes, and the number of each row's class, -1 where it has no label."""
         name = type(self).__name__
         if y is None:
@@ -274,7 +282,7 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
                 f"{name} requires y to be passed, but the target y is None. Pass a label for each "
                 "row of X, -1 where there is none."
             )
-        classes, codes = read_labels(y, _num_samples(as_array(X)))
+        classes, codes = read_labels(y, n_samples)
         if classes.tolist() == [1] and (codes < 0).any():
             classes, codes = np.array([-1, 1], classes.dtype), codes + 1
         if len(classes) < 2:

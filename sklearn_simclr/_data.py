@@ -167,7 +167,8 @@ def as_array(X):
             ) from error
     if _is_text(X):
         raise ValueError(
-            "X must hold numbers, got text: pass the pixels of the images, not their file names."
+            "X must hold numbers, or the paths of image files in a single column of str or Path; "
+            "got other text."
         )
     return X
 

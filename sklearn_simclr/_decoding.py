@@ -1,4 +1,4 @@
-"""One image file to pixels: formats, orientation, colours, size, and what makes a file unreadable."""
+"""One image file to pixels: formats, orientation, colours, size; and why a file is refused."""
 
 import contextlib
 import os
@@ -59,7 +59,7 @@ class Header(NamedTuple):
 
 
 class PixelBudget:
-    """Lets threads decode up to `LARGEST_PIXELS` pixels at a time between them, so that memory stays bounded."""
+    """Bounds memory: threads decode up to `LARGEST_PIXELS` pixels at a time between them."""
 
     def __init__(self):
         self._free = LARGEST_PIXELS
@@ -87,8 +87,8 @@ class _QuietPillow(contextlib.ContextDecorator):
     """Keep Pillow's warnings about odd files from the user, in all threads.
 
     The filters are the process's, and `warnings.catch_warnings` puts back those of its entry, which
-    would undo what other threads have set since. So one filter is put in by the first that enters, and
-    taken out by the last that leaves.
+    would undo what other threads have set since. So one filter is put in by the first that enters,
+    and taken out by the last that leaves.
     """
 
     def __init__(self):
@@ -135,8 +135,9 @@ def decode(path: str, image_shape: tuple[int, int, int], budget: PixelBudget) ->
     """
     height, width, channels = image_shape
     with _open(path) as image, budget.spending(image.size[0] * image.size[1]):
-        if image.format == "JPEG":  # decoded at an eighth of the size or more, if that is enough
-            image.draft(None, 2 * (2 * max(height, width),))
+        if image.format in ("JPEG", "MPO"):
+            enough = 2 * max(height, width)
+            image.draft(None, (enough, enough))  # decodes a half, quarter or eighth of the size
         image.load()
         turn = _TURNS.get(_orientation(image))
         image = _to_bytes(image, channels)

@@ -42,6 +42,7 @@ from sklearn_simclr._device import (
     resolve_device,
     resolve_precision,
 )
+from sklearn_simclr._files import ImageFiles, as_paths, read_files
 from sklearn_simclr._fingerprint import fingerprint
 from sklearn_simclr._network import SimCLRNetwork, build_network
 from sklearn_simclr._persistence import load_moments, load_weights, to_plain
@@ -161,18 +162,28 @@ class SimCLRTransformer(
     channel_axis : {-1, 1}, default=-1
         Where the channels of images are, last or first.
     image_size : int, default=None
-        Side in pixels at which views are made and images are encoded; None: the images' own.
+        Side in pixels at which views are made and images are encoded; None: the images' own, which
+        for image files that differ in size or have more than 256 pixels a side is 128.
     device : str or torch.device, default="auto"
         "auto" is CUDA, else MPS, else the CPU, looked up anew whenever it is needed.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Arithmetic of the training. "auto" is bfloat16 where the hardware multiplies it natively.
         `transform` always computes in float32.
+    n_jobs : int, default=None
+        Threads that decode image files: None is 1, -1 as many as there are cores.
     warm_start : bool, default=False
         Whether another call to `fit` goes on from the present weights.
     checkpoint_dir : str or path, default=None
         Directory, made if missing, where `fit` leaves a checkpoint now and then, which the same
         `fit` goes on from if the process was killed: same data, parameters and `random_state`,
         which has to be set. Any number of trainings can share it. `partial_fit` leaves none.
+    cache_dir : str or Path, default=None
+        Folder for the decoded pixels of image files, so that each file is decoded once and not
+        again by later calls. None: up to 1 GiB of pixels is kept in memory, and beyond that files
+        are decoded anew whenever they are needed.
+    on_bad_files : {"raise", "skip"}, default="raise"
+        What `fit` and `partial_fit` do with image files that cannot be read: refuse X, or leave
+        them out and warn. `transform` and `score` always refuse them.
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. On a CPU an int gives the same result to the last bit.
     verbose : int, default=0
@@ -243,8 +254,15 @@ class SimCLRTransformer(
         "image_size": [None, Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "n_jobs": [
+            None,
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Integral, None, -1, closed="right"),
+        ],
         "warm_start": ["boolean"],
         "checkpoint_dir": [None, str, os.PathLike],
+        "cache_dir": [None, str, os.PathLike],
+        "on_bad_files": [StrOptions({"raise", "skip"})],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -269,8 +287,11 @@ class SimCLRTransformer(
         image_size=None,
         device="auto",
         precision="auto",
+        n_jobs=None,
         warm_start=False,
         checkpoint_dir=None,
+        cache_dir=None,
+        on_bad_files="raise",
         random_state=None,
         verbose=0,
     ):
@@ -291,8 +312,11 @@ class SimCLRTransformer(
         self.image_size = image_size
         self.device = device
         self.precision = precision
+        self.n_jobs = n_jobs
         self.warm_start = warm_start
         self.checkpoint_dir = checkpoint_dir
+        self.cache_dir = cache_dir
+        self.on_bad_files = on_bad_files
         self.random_state = random_state
         self.verbose = verbose
 
@@ -308,7 +332,8 @@ class SimCLRTransformer(
         X : array-like
             Images of shape (n, h, w), (n, h, w, c) or, with ``channel_axis=1``, (n, c, h, w);
             rows (n, h * w * c) with `image_shape`; or vectors (n, d). At least two samples.
-            Arrays, memmaps, torch tensors, lists; 2-D data may be a frame.
+            Arrays, memmaps, torch tensors, lists; 2-D data may be a frame. Or the paths of image
+            files, str or Path: a list, an array, a series or a frame of one column.
         y : array-like of shape (n,), default=None
             Classes, -1 (the text "-1" among texts) where there is none, for ``loss="supcon"``.
             Ignored by the other losses.
@@ -321,10 +346,10 @@ class SimCLRTransformer(
         Raises
         ------
         ValueError
-            If a parameter is out of range, or X, the encoder or the augmentation do not fit; with
-            `checkpoint_dir` also without a `random_state`, if the directory cannot be written to or
-            its checkpoint of this training is damaged, or if an object among the parameters cannot
-            be told from others by its content.
+            If a parameter is out of range, X, the encoder or the augmentation do not fit, or image
+            files cannot be read; with `checkpoint_dir` also without a `random_state`, if the
+            directory cannot be written to or its checkpoint of this training is damaged, or if an
+            object among the parameters cannot be told from others by its content.
         FloatingPointError
             If the loss is no longer finite. The transformer then holds the weights from before
             that epoch, unless it was the first.
@@ -419,7 +444,7 @@ class SimCLRTransformer(
         sklearn.exceptions.NotFittedError
             If `fit` has not been called.
         ValueError
-            If X does not match what was fitted.
+            If X does not match what was fitted, or image files cannot be read.
         """
         return self._features(X)
 
@@ -459,8 +484,10 @@ class SimCLRTransformer(
         return hasattr(self, "_weights")
 
     def __setstate__(self, state):
-        """Take over a pickled state, those of version 0.1.0 included."""
-        state = {"loss": "nt_xent", "output_layer": 0, "checkpoint_dir": None} | state
+        """Take over a pickled state, those of versions with fewer parameters included."""
+        added = {"loss": "nt_xent", "output_layer": 0, "checkpoint_dir": None}
+        added |= {"n_jobs": None, "cache_dir": None, "on_bad_files": "raise"}
+        state = added | state
         if "_n_features_out" in state:
             state["_h_dim"] = state.pop("_n_features_out")
         if isinstance(state.get("_encoder"), str):
@@ -493,8 +520,45 @@ class SimCLRTransformer(
         network, samples = self._restore(X, min_samples=2)
         return encode_views(network, samples, _views(vars(self)), self.output_layer, self._seed)
 
+    def _open_files(self, X, *, reset: bool, skip_bad: bool = False):
+        """Decode the image files whose paths X holds; return anything else as it is."""
+        paths = None if isinstance(X, ImageFiles) else as_paths(X)
+        if paths is None:
+            return X
+        self._validate_params()  # the classifier comes here before `fit`
+        if reset and self.image_shape is not None:
+            raise ValueError(
+                f"image_shape={self.image_shape} describes the rows of a 2-D X, but X holds the "
+                "paths of image files. Leave image_shape=None, and pass image_size to bring the "
+                "images to a size."
+            )
+        if not reset and (self.image_shape_ is None or self.image_shape_[2] not in (1, 3)):
+            raise ValueError(
+                "X holds the paths of image files, which have 1 or 3 channels, but "
+                f"{type(self).__name__} was fitted on {_describe(self.image_shape_)}. Pass X as "
+                "in fit."
+            )
+        files = read_files(
+            paths,
+            image_shape=None if reset else self.image_shape_,
+            image_size=self.image_size,
+            n_jobs=self.n_jobs,
+            cache_dir=self.cache_dir,
+            skip_bad=skip_bad,
+        )
+        if files.left_out:
+            message = f"{files.left_out}\nThey are left out, and so are their labels."
+            warnings.warn(message, UserWarning, stacklevel=6)  # the caller of fit
+        return files
+
     def _check_rows(self, X, *, reset: bool, min_samples: int) -> tuple[np.ndarray, tuple | None]:
         """Validate X but for its values; return its rows (n, ...) and the shape of its images."""
+        if isinstance(X, ImageFiles):
+            few = np.zeros((min(len(X), min_samples), X.rows.shape[1]), np.uint8)
+            validate_data(self, few, reset=reset, dtype=np.uint8, ensure_min_samples=min_samples)
+            if not reset:
+                self._check_image_shape(X.image_shape)
+            return X.rows, X.image_shape
         X = as_array(X)
         image_shape = None
         if hasattr(X, "shape"):
@@ -528,7 +592,10 @@ class SimCLRTransformer(
     def _read(self, X, *, reset: bool, min_samples: int) -> Samples:
         """Validate X, and put it beside the device of this moment."""
         device = resolve_device(self.device)
+        X = self._open_files(X, reset=reset)
         rows, image_shape = self._check_rows(X, reset=reset, min_samples=min_samples)
+        if isinstance(X, ImageFiles):
+            return Samples(rows, image_shape, False, (0.0, 255.0), device)
         extremes = read_extremes(rows, self)
         pixel_range = None
         if image_shape is not None:
@@ -549,8 +616,10 @@ class SimCLRTransformer(
     def _prepare(self, X, y, *, continuing: bool) -> "_Run":
         """Do everything that can go wrong before the training starts."""
         _check_output_layer(self.output_layer, self.projection_layers)
+        skip_bad = self.on_bad_files == "skip"
+        X = self._open_files(X, reset=not continuing, skip_bad=skip_bad)
         samples = self._read(X, reset=not continuing, min_samples=2)
-        objective = self._objective(y, len(samples))
+        objective = self._objective(X, y, len(samples))
         if continuing:
             self._check_unchanged()
             fitted = {name: vars(self)[name] for name in _KEPT}
@@ -583,7 +652,7 @@ class SimCLRTransformer(
         first_epoch = len(fitted["loss_curve_"])
         return _Run(network, optimizer, samples, views, objective, fitted, first_epoch)
 
-    def _objective(self, y, n_samples: int) -> Objective:
+    def _objective(self, X, y, n_samples: int) -> Objective:
         """Make the loss, with the labels of the samples if it reads them."""
         loss, labels = resolve_loss(self.loss, self.temperature), None
         if self.__sklearn_tags__().target_tags.required:
@@ -593,7 +662,11 @@ class SimCLRTransformer(
                     f"loss={self.loss!r} learns from labels. Pass y, with -1 where there is no "
                     "label, or choose another loss."
                 )
-            labels = torch.from_numpy(read_labels(y, n_samples)[1])
+            if isinstance(X, ImageFiles):
+                codes = read_labels(y, X.n_paths)[1][X.kept]
+            else:
+                codes = read_labels(y, n_samples)[1]
+            labels = torch.from_numpy(codes)
         return Objective(loss, labels, f"loss={self.loss!r}, temperature={self.temperature}")
 
     def _check_unchanged(self) -> None:

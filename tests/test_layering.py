@@ -19,9 +19,11 @@ LAYERS = (
         "_checkpoints",
         "_data",
         "_device",
+        "_files",
         "_fingerprint",
         "_persistence",
         "augmentation",
+        "datasets",
         "encoders",
         "losses",
         "metrics",
@@ -29,10 +31,18 @@ LAYERS = (
         "projection",
     },
     {"_composition", "_view_parts"},
-    {"_kernels", "_pretrained", "_version", "_view_params", "_workers"},
+    {
+        "_decoding",
+        "_kernels",
+        "_pixel_cache",
+        "_pretrained",
+        "_version",
+        "_view_params",
+        "_workers",
+    },
 )
 DEPENDENCIES = {"joblib", "numpy", "sklearn", "torch", "torchvision"}
-THEIR_OWN = {"threadpoolctl"}  # that the dependencies require themselves
+THEIR_OWN = {"PIL", "threadpoolctl"}  # that the dependencies require themselves
 FILES = {path.stem: path for path in Path(sklearn_simclr.__file__).parent.rglob("*.py")}
 
 

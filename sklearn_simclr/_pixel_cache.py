@@ -1,0 +1,111 @@
+"""Decoded pixels in files on disk: written at once or not at all, checked before they are used.
+
+Such a file holds the rows one after the other, then a record of them in JSON, then the length of
+that record and a mark.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+_TAIL = struct.Struct("<Q16s")
+_MARK = b"sklearn_simclr 1"
+_LEFT_BEHIND = 3600  # seconds without a write after which a temporary file has no writer any more
+_BLOCK_BYTES = 2**24  # hashed at a time
+
+
+def cache_path(folder: str | os.PathLike, paths: list[str], image_shape: tuple) -> Path:
+    """Where the pixels of these files, brought to this shape, belong.
+
+    The name changes with the name, size or time of change of any file.
+    """
+    key = hashlib.blake2b(repr(image_shape).encode(), digest_size=20)
+    for path in paths:
+        size = changed = None
+        with contextlib.suppress(OSError, ValueError):  # bad files are told of elsewhere
+            status = os.stat(path)
+            size, changed = status.st_size, status.st_mtime_ns
+        key.update(repr((os.path.abspath(path), size, changed)).encode())
+    return Path(folder) / f"{key.hexdigest()}.pixels"
+
+
+def open_pixels(path: Path, n_values: int) -> tuple[np.memmap, dict[int, str]] | None:
+    """Return the rows (n, n_values) of a file and the reasons why other rows are missing.
+
+    None if there is no such file, or it is damaged or not one of ours.
+    """
+    try:
+        rows, record = _map(path)
+        if rows.shape[1] != n_values or content_digest([rows]) != record["digest"]:
+            return None
+        return rows, {int(number): str(reason) for number, reason in record["bad"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error):
+        return None
+
+
+def write_pixels(
+    path: Path, blocks: Iterable[np.ndarray], bad: dict[int, str]
+) -> np.memmap | np.ndarray:
+    """Write the rows of all blocks, and then `bad` as the blocks have left it; return the rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_behind(path.parent)
+    temporary = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")
+    content, n_rows, n_values = hashlib.blake2b(digest_size=20), 0, 0
+    try:
+        with open(temporary, "xb") as file:
+            for block in blocks:
+                file.write(block)
+                content.update(block)
+                n_rows, n_values = n_rows + len(block), block.shape[1]
+            record = {"shape": [n_rows, n_values], "digest": content.hexdigest(), "bad": bad}
+            text = json.dumps(record).encode()
+            file.write(text + _TAIL.pack(len(text), _MARK))
+        if not n_rows:
+            return np.empty((0, n_values), np.uint8)  # nothing worth keeping
+        os.replace(temporary, path)
+        return _map(path)[0]
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def content_digest(blocks: Iterable[np.ndarray]) -> str:
+    """Return a hash of the bytes of all blocks, in hexadecimal digits."""
+    content = hashlib.blake2b(digest_size=20)
+    for block in blocks:
+        n_rows = max(1, _BLOCK_BYTES // max(1, block.shape[1]))
+        for first in range(0, len(block), n_rows):
+            content.update(block[first : first + n_rows])
+    return content.hexdigest()
+
+
+def _map(path: Path) -> tuple[np.memmap, dict]:
+    """Map the rows of a file into memory, and read its record; errors if it is not one of ours."""
+    with open(path, "rb") as file:
+        file.seek(-_TAIL.size, os.SEEK_END)
+        length, mark = _TAIL.unpack(file.read())
+        n_bytes = file.tell() - _TAIL.size - length
+        if mark != _MARK or n_bytes < 0:
+            raise ValueError(f"{path} is not a file of decoded pixels.")
+        file.seek(n_bytes)
+        record = json.loads(file.read(length))
+    n_rows, n_values = record["shape"]
+    if n_rows * n_values != n_bytes:
+        raise ValueError(f"{path} holds {n_bytes} values, not {n_rows} x {n_values}.")
+    return np.memmap(path, np.uint8, "r", shape=(n_rows, n_values)), record
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove the temporary files of processes that have died."""
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LEFT_BEHIND:
+                path.unlink()
