@@ -156,6 +156,8 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, Image.DecompressionBombError):  # a bound of Pillow's, seen before ours
+        return f"too many pixels: {error}"
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"broken: {reason[:_LONGEST_REASON]}"
 
@@ -170,7 +172,7 @@ def _open(path: str) -> Image.Image:
     width, height = image.size
     if width * height > LARGEST_PIXELS:
         image.close()
-        raise _Unreadable(f"{width} x {height} pixels, more than {LARGEST_PIXELS}")
+        raise _Unreadable(f"too many pixels: {width} x {height}, more than {LARGEST_PIXELS}")
     return image
 
 

@@ -158,7 +158,7 @@ def as_paths(X) -> list[str] | None:
             f"X must hold the paths of image files only, but row {number} is {values[number]!r}. "
             "Leave it out."
         )
-    return [os.fsdecode(value) for value in values]
+    return [str(os.fsdecode(value)) for value in values]
 
 
 def _column(X) -> Sequence:

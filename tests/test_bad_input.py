@@ -65,10 +65,13 @@ BAD_X = {
         np.array([IMAGES[0], IMAGES[1, :4], None], dtype=object)[:2],
         "one shape|ragged|sequence",
     ),
-    "list of file names": (["a.png", "b.png"], "got text.*pixels"),
-    "array of file names": (np.array(["a.png", "b.png"]), "got text"),
-    "Series of file names": (pd.Series(["a.png", "b.png"]), "got text"),
-    "frame of text": (pd.DataFrame({"file": ["a.png", "b.png"]}), "a.png|text"),
+    "files that are not there": (["a.png", "b.png"], r"2 of 2 .*\n  a\.png: No such file.*"),
+    "frame of such files": (pd.DataFrame({"file": ["a.png", "b.png"]}), r"\n  b\.png: No such"),
+    "one file": ("a.png", r"single path 'a.png'.* Pass \[path\]"),
+    "files and numbers": (["a.png", 3], "row 1 is 3"),
+    "names in bytes": ([b"a.png", b"b.png"], "single column of str or Path; got other text"),
+    "two columns of text": (np.array([["a", "b"], ["c", "d"]]), "in a single column"),
+    "frame of two columns of text": (pd.DataFrame({"a": ["x"] * 2, "b": ["y"] * 2}), "'x'|text"),
     "complex": (IMAGES + 1j, "[Cc]omplex data not supported"),
     "object": (with_value(None, object), "NaN|number"),
     "dictionary in it": (with_value({"a": 1}, object), "number"),
@@ -145,7 +148,7 @@ BAD_LATER_X = {
     "infinity": (with_value(np.inf), "contains infinity"),
     "other range of pixels": (IMAGES, r"values in \[0, 1\].*0\.\.255.*X \* 255"),
     "float32 of another range": (IMAGES.astype(np.float32), r"values in \[0, 1\]"),
-    "text": (["a.png"] * 6, "got text"),
+    "files that are not there": (["a.png"] * 6, r"6 of 6 .*\n  a\.png: No such file"),
 }
 
 
@@ -206,8 +209,11 @@ BAD_PARAMETERS = {
     "image_size": [0, -1, 8.5, "8", (8, 8)],
     "device": ["", "gpu", "cuda:99", "meta", 3, None, ["cpu"]],
     "precision": ["float16", "fp32", torch.float32, 32, None],
+    "n_jobs": [0, 1.5, "2", "all", [1]],
     "warm_start": ["yes", 3, None],
     "checkpoint_dir": [3, True, b"checkpoints", ["checkpoints"]],
+    "cache_dir": [3, True, ["cache"]],
+    "on_bad_files": ["ignore", None, True, 3],
     "random_state": [-1, 1.5, "seed", np.random.default_rng(0)],
     "verbose": [-1, "yes", None],
 }

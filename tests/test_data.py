@@ -142,7 +142,7 @@ def test_samples_of_different_shapes_are_refused_with_the_mend(X):
     ids=["list", "array", "object array", "2-D array", "series"],
 )
 def test_text_is_refused_with_the_mend(X):
-    with pytest.raises(ValueError, match="X must hold numbers, got text: pass the pixels"):
+    with pytest.raises(ValueError, match="X must hold numbers, or the paths of image files in a"):
         as_array(X)
 
 
