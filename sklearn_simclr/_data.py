@@ -150,9 +150,11 @@ def as_array(X):
     Raises
     ------
     ValueError
-        If the samples differ in shape, or are text.
+        If the samples differ in shape, are text, or have no values.
     """
     if isinstance(X, Tensor):
+        if X.is_meta:
+            raise ValueError("X is a tensor on the device 'meta', which holds no values.")
         X = X.detach().cpu()
         X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
     elif not hasattr(X, "shape"):
