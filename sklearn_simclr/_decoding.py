@@ -83,7 +83,7 @@ class _Unreadable(ValueError):
     """A file that is refused for a reason of ours."""
 
 
-class _QuietPillow(contextlib.ContextDecorator):
+class _QuietPillow:
     """Keep Pillow's warnings about odd files from the user, in all threads.
 
     The filters are the process's, and `warnings.catch_warnings` puts back those of its entry, which

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import struct
 import time
 import uuid
@@ -18,6 +19,7 @@ import numpy as np
 
 _TAIL = struct.Struct("<Q16s")
 _MARK = b"sklearn_simclr 1"
+_TEMPORARY = re.compile(r"[0-9a-f]{40}\.[0-9a-f]{32}\.tmp")  # beside whatever else is in the folder
 _LEFT_BEHIND = 3600  # seconds without a write after which a temporary file has no writer any more
 _BLOCK_BYTES = 2**24  # hashed at a time
 
@@ -105,7 +107,10 @@ def _map(path: Path) -> tuple[np.memmap, dict]:
 
 def _remove_left_behind(folder: Path) -> None:
     """Remove the temporary files of processes that have died."""
-    for path in folder.glob("*.tmp"):
+    for path in folder.iterdir():
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _LEFT_BEHIND:
+            if (
+                _TEMPORARY.fullmatch(path.name)
+                and time.time() - path.stat().st_mtime > _LEFT_BEHIND
+            ):
                 path.unlink()

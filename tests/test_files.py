@@ -189,6 +189,16 @@ def test_bound_of_the_pixels(width, height, refused, tmp_path):
         read_files([str(path)])
 
 
+def test_first_picture_of_a_stereo_jpeg(tmp_path):
+    pictures = [Image.fromarray(SMOOTH), Image.fromarray(SMOOTH[::-1].copy())]
+    path = save(
+        tmp_path / "a.jpg", pictures[0], format="MPO", save_all=True, append_images=pictures[1:]
+    )
+    assert Image.open(path).format == "MPO"
+    assert_array_equal(pixels(path)[0], np.asarray(Image.open(path)))
+    assert pixels(path, path, save(tmp_path / "b.png", COLOUR), image_size=20).shape[1] == 20
+
+
 def test_first_page_of_a_tiff(tmp_path):
     pages = [Image.fromarray(COLOUR), Image.fromarray(COLOUR[::-1])]
     path = save(tmp_path / "a.tif", pages[0], save_all=True, append_images=pages[1:])
@@ -645,14 +655,15 @@ def test_a_cache_is_whole_or_not_there(folder, tmp_path, monkeypatch):
 def test_what_dead_processes_left_behind_is_removed(folder, tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
-    old, new, other = cache / "a.tmp", cache / "b.tmp", cache / "notes.txt"
-    for path in (old, new, other):
-        path.write_text("")
-    for path in (old, other):
-        os.utime(path, (1, 1))
+    names = [f"{40 * letter}.{32 * letter}.tmp" for letter in "ab"]
+    others = ["notes.tmp", "notes.txt", f"{40 * 'x'}.{32 * 'x'}.tmp"]
+    for name in (*names, *others):
+        (cache / name).write_text("")
+        if name != names[1]:  # whose writer may live
+            os.utime(cache / name, (1, 1))
     read_files(folder, cache_dir=cache)
-    assert {path.name for path in cache.iterdir()} > {"b.tmp", "notes.txt"}
-    assert not old.exists()
+    left = {path.name for path in cache.iterdir()}
+    assert left > {names[1], *others} and names[0] not in left and len(left) == 5
 
 
 def test_cache_dir_that_cannot_be_written(simclr, folder):
