@@ -113,6 +113,8 @@ class _QuietPillow:
 
 
 quiet_pillow = _QuietPillow()
+if hasattr(os, "register_at_fork"):  # another thread of the parent may have held the lock
+    os.register_at_fork(after_in_child=quiet_pillow.__init__)
 
 
 def read_header(path: str) -> Header:

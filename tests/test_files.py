@@ -441,8 +441,8 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path, monkeypatch
     monkeypatch.setattr(
         _decoding, "_to_bytes", lambda image, c: seen.append(image.size) or to_bytes(image, c)
     )
-    pixels(path, image_size=60)
-    assert seen == [(128, 128)]  # the smallest that is twice the size at least
+    pixels(path, image_size=100)
+    assert seen == [(256, 256)]  # the smallest that is twice the size at least
 
 
 @pytest.mark.parametrize(
