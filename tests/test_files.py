@@ -791,11 +791,13 @@ def test_skipped_files_take_their_labels_along(
     images, labels = photos
     if way.pop("stream", False):
         monkeypatch.setattr(_files, "_KEPT_BYTES", 1000)
+        monkeypatch.setattr(_files, "_BLOCK_BYTES", 5000)  # 6 images
     if "cache_dir" in way:
         way["cache_dir"] = tmp_path / "cache"
     bad = tmp_path / "bad.png"
-    if kind == "cut":  # of another size and in colour, which must not count
-        bad.write_bytes(save(tmp_path / "large.png", SMOOTH).read_bytes()[:-100])
+    if kind == "cut":  # of another size, which must not count
+        large = save(tmp_path / "large.png", SMOOTH[:90, :90].copy())
+        bad.write_bytes(large.read_bytes()[:-100])
     X = [*folder[:position], str(bad), *folder[position:]]
     y = np.insert(labels, position, 7)
     model = simclr(loss="supcon", on_bad_files="skip", **way)
