@@ -19,6 +19,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from sklearn_simclr._data import as_array, read_labels
 from sklearn_simclr._device import derived_seed, plain_torch, resolve_precision
+from sklearn_simclr._distributed import World, joined
 from sklearn_simclr._files import ImageFiles, as_paths
 from sklearn_simclr._finetuning import NetworkWithHead, Task, fine_tune
 from sklearn_simclr._persistence import to_plain
@@ -192,22 +193,27 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
         """
         paths = as_paths(X)
         n_samples = _num_samples(as_array(X)) if paths is None else len(paths)
-        classes, codes = self._read_targets(y, n_samples)
-        random_state = check_random_state(self.random_state)
-        transformer = self._make_transformer(random_state)
-        seed = int(random_state.randint(2**31 - 1))
-        pre_trained = transformer.__sklearn_is_fitted__()
-        skip_bad = transformer.on_bad_files == "skip"
-        X = transformer._open_files(X, reset=not pre_trained, skip_bad=skip_bad)
-        if isinstance(X, ImageFiles) and X.left_out:
-            classes, codes = self._read_targets(column_or_1d(y)[X.kept], len(X))
-        if pre_trained:
-            fitted = self._learn(transformer, X, codes, seed)
-        else:
-            with self._keeping(transformer):
-                reads_y = transformer.__sklearn_tags__().target_tags.required
-                transformer.fit(X, codes if reads_y else None)
-                fitted = self._learn(transformer, X, codes, seed)
+        targets = self._read_targets(y, n_samples)
+        with joined() as world:
+            classes, codes, random_state = world.from_first(
+                lambda: (*targets, check_random_state(self.random_state))
+            )
+            transformer = self._make_transformer(random_state)
+            seed = int(random_state.randint(2**31 - 1))
+            pre_trained = transformer.__sklearn_is_fitted__()
+            skip_bad = transformer.on_bad_files == "skip"
+            X = transformer._open_files(X, reset=not pre_trained, skip_bad=skip_bad)
+            if isinstance(X, ImageFiles) and X.left_out:
+                classes, codes = world.from_first(
+                    lambda: self._read_targets(column_or_1d(y)[X.kept], len(X))
+                )
+            if pre_trained:
+                fitted = self._learn(transformer, X, codes, seed, world)
+            else:
+                with self._keeping(transformer):
+                    reads_y = transformer.__sklearn_tags__().target_tags.required
+                    transformer.fit(X, codes if reads_y else None)
+                    fitted = self._learn(transformer, X, codes, seed, world)
         vars(self).pop("feature_names_in_", None)
         names = {"n_features_in_", "feature_names_in_"} & vars(transformer).keys()
         fitted |= {name: vars(transformer)[name] for name in names}
@@ -329,9 +335,11 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
                 )
             raise
 
-    def _learn(self, transformer: SimCLRTransformer, X, codes: np.ndarray, seed: int) -> dict:
+    def _learn(
+        self, transformer: SimCLRTransformer, X, codes: np.ndarray, seed: int, world: World
+    ) -> dict:
         """Learn the classes by `method`; return the fitted attributes."""
-        probe, n_iter = _probe(transformer, X, codes)
+        probe, n_iter = _probe(transformer, X, codes, world)
         model, losses = probe, []
         labelled = torch.from_numpy(np.flatnonzero(codes >= 0))
         method = self.method
@@ -340,13 +348,13 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
             method = "fine_tuning" if enough else "linear"
         if method == "fine_tuning":
             task = Task(labelled, torch.from_numpy(codes)[labelled])
-            model, losses = self._fine_tune(probe, X, task, derived_seed(seed, _TEACHER))
+            model, losses = self._fine_tune(probe, X, task, derived_seed(seed, _TEACHER), world)
         if self.distill and len(labelled) < len(codes):
             targets = softmax(model.logits(X) / self.distill_temperature)  # (n, k)
             task = Task(
                 torch.arange(len(codes)), torch.from_numpy(targets), self.distill_temperature
             )
-            model, more = self._fine_tune(probe, X, task, derived_seed(seed, _STUDENT))
+            model, more = self._fine_tune(probe, X, task, derived_seed(seed, _STUDENT), world)
             losses = losses + more
         return {
             "transformer_": model.transformer,
@@ -357,8 +365,13 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
             "n_iter_": len(losses) or n_iter,
         }
 
-    def _fine_tune(self, start: "_Model", X, task: Task, seed: int) -> tuple["_Model", list[float]]:
-        """Train a copy of a model; return it and the loss of each step."""
+    def _fine_tune(
+        self, start: "_Model", X, task: Task, seed: int, world: World
+    ) -> tuple["_Model", list[float]]:
+        """Train a copy of a model; return it and the loss of each step.
+
+        Every process of `world` does all of it, and takes over what the first has come to.
+        """
         transformer = copy.copy(start.transformer)
         network, samples = transformer._restore(X, min_samples=1)
         trained = NetworkWithHead(network, transformer.output_layer, start.coef, start.intercept)
@@ -382,11 +395,12 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
             seed=seed,
         ):
             losses += record.losses
-            if self.verbose:
+            if self.verbose and world.is_first:
                 print(f"step {record.step}/{n_steps}  loss {np.mean(record.losses):.4f}")
+        world.take_from_first(trained.state_dict().values())
         transformer._take_weights(network)
         coef, intercept = (to_plain(part) for part in (trained.coef, trained.intercept))
-        return _Model(transformer, coef, intercept), losses
+        return _Model(transformer, coef, intercept), world.from_first(lambda: losses)
 
 
 class _Model(NamedTuple):
@@ -401,12 +415,20 @@ class _Model(NamedTuple):
         return self.transformer._features(X) @ self.coef.T + self.intercept
 
 
-def _probe(transformer: SimCLRTransformer, X, codes: np.ndarray) -> tuple[_Model, int]:
+def _probe(
+    transformer: SimCLRTransformer, X, codes: np.ndarray, world: World
+) -> tuple[_Model, int]:
     """Fit logistic regression on the features of the labelled rows; return its iterations too.
 
     The features are standardised by all rows, and that is folded into the linear layer.
     """
     features = transformer._features(X).astype(np.float64)
+    coef, intercept, n_iter = world.from_first(lambda: _regression(features, codes))
+    return _Model(transformer, coef, intercept), n_iter
+
+
+def _regression(features: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the linear layer (k, d) and (k,) of logistic regression, and its iterations."""
     labelled = codes >= 0
     scaler = StandardScaler().fit(features)
     regression = LogisticRegression(max_iter=_PROBE_ITERATIONS)
@@ -416,5 +438,5 @@ def _probe(transformer: SimCLRTransformer, X, codes: np.ndarray) -> tuple[_Model
         coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
     coef = coef / scaler.scale_
     intercept = intercept - coef @ scaler.mean_
-    model = _Model(transformer, coef.astype(np.float32), intercept.astype(np.float32))
-    return model, int(regression.n_iter_[0])
+    n_iter = int(regression.n_iter_[0])
+    return coef.astype(np.float32), intercept.astype(np.float32), n_iter

@@ -1,6 +1,7 @@
 """Device, precision and generators: found out when needed, never stored."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 
@@ -13,7 +14,10 @@ _GLOBAL_GENERATOR = threading.RLock()
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Turn the parameter `device` into a device that this machine has."""
+    """Turn the parameter `device` into a device that this machine has.
+
+    "auto" gives each of the processes that torchrun has started on a machine a GPU of its own.
+    """
     name = _best_device() if device == "auto" else device
     try:
         resolved = torch.device(name)
@@ -32,8 +36,21 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def _best_device() -> str:
     if torch.cuda.is_available():
-        return "cuda"
+        return _own_gpu()
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _own_gpu() -> str:
+    n_gpus, local_rank = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
+    several = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+    if not several or n_gpus == 1:
+        return "cuda"
+    if local_rank >= n_gpus:
+        raise ValueError(
+            f"torchrun has started process {local_rank + 1} on a machine with {n_gpus} GPUs: pass "
+            f"--nproc-per-node {n_gpus} to torchrun, or device='cpu' to the estimator."
+        )
+    return f"cuda:{local_rank}"
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

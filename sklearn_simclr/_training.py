@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from sklearn_simclr._data import Samples, batch_shape, shuffled_batches
 from sklearn_simclr._device import cpu_generator, derived_seed, global_draws, mixed_precision
+from sklearn_simclr._distributed import ALONE, World, global_batch_norm
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._views import Views
 
 _EVALUATED_ROWS = 256  # at a time
+_COMPARED_ROWS = 64  # between processes
 _EPOCH_STREAM, _SCORE_STREAM = 1, 2  # what a seed is derived for
 
 
@@ -88,6 +90,49 @@ def _try_views(network: SimCLRNetwork, batch: Tensor, views: Views) -> Tensor:
     return z.float().requires_grad_()
 
 
+def check_agreement(world: World, samples: Samples, facts: dict) -> None:
+    """Compare between processes what they are about to work on.
+
+    Parameters
+    ----------
+    facts : dict
+        Values by the names that an error message gives them.
+
+    Raises
+    ------
+    ValueError
+        On all processes, if a fact differs, or the samples do. Of many samples some are compared.
+    """
+    if world.size == 1:
+        return
+    facts = facts | {
+        "the number of rows of X": len(samples),
+        "the shape of a sample": samples.input_shape,
+        "the pixels that stand for 0 and 1": samples.pixel_range,
+        "the kind of device": samples.device.type,
+    }
+    everywhere = world.collect((facts, _glimpse(samples)))
+    first_facts, first_glimpse = everywhere[0]
+    for rank, (their_facts, glimpse) in enumerate(everywhere):
+        differing = [name for name in facts if their_facts.get(name) != first_facts.get(name)]
+        if differing or not np.allclose(glimpse, first_glimpse, rtol=1e-3, atol=1e-5):
+            what = differing[0] if differing else "the values of X, or the order of its rows"
+            values = (theirs.get(what) for theirs in (first_facts, their_facts))
+            met = ": {!r} and {!r}".format(*values) if differing else ""
+            raise ValueError(
+                f"Processes 0 and {rank} of this run differ in {what}{met}. Every process has to "
+                "make the same calls, with the same parameters and the same X."
+            )
+
+
+def _glimpse(samples: Samples) -> np.ndarray:
+    """Return a number for each of some samples that tells it from most others."""
+    n = len(samples)
+    index = np.linspace(0, n - 1, min(n, _COMPARED_ROWS)).round().astype(np.int64)
+    values = samples.batch(torch.from_numpy(index)).flatten(1).cpu().double().numpy()
+    return values @ np.random.default_rng(0).random(values.shape[1]) / values.shape[1]
+
+
 def train(
     network: SimCLRNetwork,
     optimizer: torch.optim.Optimizer,
@@ -102,10 +147,12 @@ def train(
     precision: torch.dtype,
     seed: int,
     n_done: int = 0,
+    world: World = ALONE,
 ) -> Iterator[EpochRecord]:
     """Train the network in place, and yield a record after each epoch.
 
-    All randomness of an epoch is a function of `seed` and of the epoch's number.
+    All randomness of an epoch is a function of `seed` and of the epoch's number. The processes of
+    `world` take a share of each batch, and come to the same as one alone.
 
     Parameters
     ----------
@@ -120,13 +167,24 @@ def train(
         If the loss of an epoch, or what it made of the weights, is not finite. Whatever ends an
         epoch early, the network is left as it was before that epoch.
     """
-    n_batches, _ = batch_shape(len(samples), batch_size)
+    n_batches, size = batch_shape(len(samples), batch_size)
+    if size < world.size:
+        raise ValueError(
+            f"Batches of {size} samples cannot be shared by {world.size} processes, each of which "
+            f"needs one: raise batch_size={batch_size}, or start fewer processes."
+        )
+    world.take_from_first(network.state_dict().values())
     for number in range(n_done, n_epochs):
         epoch, start = first_epoch + number, time.perf_counter()
         before = {name: value.clone() for name, value in network.state_dict().items()}
         rates = [learning_rate_at(number * n_batches + batch) for batch in range(n_batches)]
         try:
-            with global_draws(views.draws_globally, derived_seed(seed, epoch), samples.device):
+            # What draws globally sees other samples on each process, and draws otherwise there.
+            stream = (epoch,) if world.is_first else (epoch, world.rank)
+            with (
+                global_draws(views.draws_globally, derived_seed(seed, *stream), samples.device),
+                global_batch_norm(network, world),
+            ):
                 loss, largest = _train_epoch(
                     network,
                     optimizer,
@@ -137,6 +195,7 @@ def train(
                     rates=rates,
                     precision=precision,
                     generator=cpu_generator(seed, _EPOCH_STREAM, epoch),
+                    world=world,
                 )
             if not math.isfinite(loss + largest):
                 raise FloatingPointError(
@@ -153,7 +212,7 @@ def train(
 
 
 def _train_epoch(
-    network, optimizer, samples, views, objective, *, batch_size, rates, precision, generator
+    network, optimizer, samples, views, objective, *, batch_size, rates, precision, generator, world
 ) -> list[float]:
     """Take one step for each batch; return the mean loss and the largest weight.
 
@@ -162,34 +221,79 @@ def _train_epoch(
     network.train()
     total = torch.zeros((), dtype=torch.float32, device=samples.device)
     indices = shuffled_batches(len(samples), batch_size, generator)
-    for index, rate, batch in zip(indices, rates, samples.batches(indices), strict=True):
+    for index, rate, x in zip(
+        indices, rates, _pairs(samples, views, indices, generator, world), strict=True
+    ):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        x = torch.cat(views(batch, generator))  # (2n, c, h, w)
         with mixed_precision(precision, samples.device):
-            z1, z2 = network.head(network(x)).chunk(2)  # (n, projection_dim) each
-        loss = objective(z1, z2, index)
+            z = network.head(network(x))  # (2k, projection_dim)
+        loss = objective(*_of_all(z, len(index), world), index)
         optimizer.zero_grad()
-        loss.backward()
+        (loss / world.size).backward()
+        world.sum_gradients(network.parameters())
         optimizer.step()
         total += loss.detach()
-    return torch.stack([total / len(indices), largest_weight(network)]).tolist()
+    world.take_from_first(_state_of(network, optimizer))
+    return world.mean(torch.stack([total / len(indices), largest_weight(network)])).tolist()
+
+
+def _pairs(
+    samples: Samples, views: Views, indices: Tensor, generator: torch.Generator, world: World
+) -> Iterator[Tensor]:
+    """Yield both views (2k, c, h, w) of the k samples of each batch that are this process's."""
+    if world.size == 1:
+        yield from (torch.cat(views(batch, generator)) for batch in samples.batches(indices))
+        return
+    n = indices.shape[1]
+    share = world.share(n)
+    needed = indices if views.mixes_samples else indices[:, share]
+    for rows in samples.batches(needed):
+        yield torch.cat(views.of_share(rows, generator, share, n))
+
+
+def _of_all(z: Tensor, n: int, world: World) -> tuple[Tensor, Tensor]:
+    """Put the projections (2k, d) of all processes together: z1 and z2, (n, d) each."""
+    if world.size == 1:
+        z1, z2 = z.chunk(2)
+        return z1, z2
+    z = z if z.dtype == torch.float64 else z.float()  # as the losses compute
+    pairs = torch.stack(z.chunk(2), dim=1)  # (k, 2, d)
+    z1, z2 = world.gather(pairs, n).unbind(1)
+    return z1, z2
+
+
+def _state_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """Yield all tensors that a training goes on from."""
+    yield from network.state_dict().values()
+    for moments in optimizer.state.values():
+        yield from (value for value in moments.values() if isinstance(value, Tensor))
 
 
 @torch.inference_mode()
 def encode(
-    network: SimCLRNetwork, samples: Samples, image_size: int | None, output_layer: int
+    network: SimCLRNetwork,
+    samples: Samples,
+    image_size: int | None,
+    output_layer: int,
+    world: World = ALONE,
 ) -> np.ndarray:
-    """Return the features (n, d), float32, of whole samples, as `output_layer` asks."""
+    """Return the features (n, d), float32, of whole samples, as `output_layer` asks.
+
+    Each process of `world` encodes a share of the samples and returns the features of all.
+    """
     network.eval()
-    indices = torch.arange(len(samples)).split(_EVALUATED_ROWS)
-    features = None
-    for index, batch in zip(indices, samples.batches(indices), strict=True):
+    n, is_shared = len(samples), len(samples) >= world.size
+    rows = torch.arange(n)[world.share(n)] if is_shared else torch.arange(n)
+    indices = rows.split(_EVALUATED_ROWS)
+    features, start = None, 0
+    for batch in samples.batches(indices):
         block = network.represent(_whole(batch, image_size), output_layer)
         if features is None:
-            features = np.empty((len(samples), block.shape[1]), np.float32)
-        features[index[0] : index[-1] + 1] = block.float().cpu()
-    return features
+            features = np.empty((len(rows), block.shape[1]), np.float32)
+        features[start : start + len(block)] = block.float().cpu()
+        start += len(block)
+    return world.rows_of_all(torch.from_numpy(features), n).numpy() if is_shared else features
 
 
 def encode_views(

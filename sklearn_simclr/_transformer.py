@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ from sklearn_simclr._device import (
     resolve_device,
     resolve_precision,
 )
+from sklearn_simclr._distributed import World, joined
 from sklearn_simclr._files import ImageFiles, as_paths, read_files
 from sklearn_simclr._fingerprint import fingerprint
 from sklearn_simclr._network import SimCLRNetwork, build_network
@@ -49,6 +51,7 @@ from sklearn_simclr._persistence import load_moments, load_weights, to_plain
 from sklearn_simclr._training import (
     EpochRecord,
     Objective,
+    check_agreement,
     check_training,
     discrimination_accuracy,
     encode,
@@ -89,6 +92,8 @@ _OF_A_TRAINING = (
     "scale_",
     "weight_decay_",
 )
+# Parameters in which the processes of a run may differ.
+_OWN = {"checkpoint_dir", "device", "random_state", "verbose"}
 # What the first training decides and later ones keep.
 _KEPT = (
     "_encoder",
@@ -354,14 +359,16 @@ class SimCLRTransformer(
             If the loss is no longer finite. The transformer then holds the weights from before
             that epoch, unless it was the first.
         KeyboardInterrupt
-            If it comes before the first epoch has ended. The transformer is left as it was.
+            If it comes before the first epoch has ended. The transformer is left as it was. One of
+            several processes always raises it, and keeps what it has learned.
         """
-        self._check_checkpoint_dir()
-        with self._keeping_the_old():
-            run = self._prepare(X, y, continuing=self.warm_start and self.__sklearn_is_fitted__())
+        with joined() as world, self._keeping_the_old():
+            world.from_first(self._check_checkpoint_dir)
+            continuing = self.warm_start and self.__sklearn_is_fitted__()
+            run = self._prepare(X, y, continuing=continuing, world=world)
             checkpoint, stopped_by = self._resume(run)
             callbacks = [type(callback).__name__ for callback in vars(self).get(_CALLBACKS, ())]
-            stopped = stopped_by == callbacks
+            stopped = world.from_first(lambda: stopped_by == callbacks)
             context = self._init_callback_context(max_subtasks=self.max_epochs - run.n_done)
             context.call_on_fit_task_begin(estimator=self, X=X, y=y)
             epochs = self._epochs(run, self.max_epochs, self._schedule(run))
@@ -370,12 +377,13 @@ class SimCLRTransformer(
                     task = context.subcontext(task_name="epoch")
                     task.call_on_fit_task_begin(estimator=self, X=X, y=y)
                     next(epochs)
-                    stopped = task.call_on_fit_task_end(
+                    wanted = task.call_on_fit_task_end(
                         estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
                     )
+                    stopped = any(world.collect(bool(wanted)))
                     self._leave_checkpoint(run, checkpoint, callbacks if stopped else None)
             except KeyboardInterrupt:
-                if not run.n_done:
+                if not run.n_done or world.size > 1:
                     raise
                 warnings.warn(
                     f"Training interrupted by user after {run.n_done} of {self.max_epochs} epochs: "
@@ -414,9 +422,9 @@ class SimCLRTransformer(
             As in `fit`.
         """
         self._validate_params()  # scikit-learn does it at the first call only
-        with self._keeping_the_old():
+        with joined() as world, self._keeping_the_old():
             continuing = self.__sklearn_is_fitted__()
-            run = self._prepare(X, y, continuing=continuing)
+            run = self._prepare(X, y, continuing=continuing, world=world)
             same_optimizer = continuing and run.fitted["optimizer_name_"] == self.optimizer_name_
             if same_optimizer and self._moments:
                 load_moments(run.optimizer, self._moments)
@@ -511,8 +519,11 @@ class SimCLRTransformer(
     @plain_torch()
     def _features(self, X) -> np.ndarray:
         """Do the work of `transform`, which scikit-learn wraps."""
-        network, samples = self._restore(X, min_samples=1)
-        return encode(network, samples, self._view_size, self.output_layer)
+        with joined() as world:
+            network, samples = self._restore(X, min_samples=1)
+            facts = {"the method": "transform", "output_layer": self.output_layer}
+            check_agreement(world, samples, facts)
+            return encode(network, samples, self._view_size, self.output_layer, world)
 
     @plain_torch()
     def _view_features(self, X) -> tuple[np.ndarray, np.ndarray]:
@@ -613,19 +624,20 @@ class SimCLRTransformer(
         samples = self._read(X, reset=False, min_samples=min_samples)
         return _network(vars(self), samples), samples
 
-    def _prepare(self, X, y, *, continuing: bool) -> "_Run":
+    def _prepare(self, X, y, *, continuing: bool, world: World) -> "_Run":
         """Do everything that can go wrong before the training starts."""
         _check_output_layer(self.output_layer, self.projection_layers)
         skip_bad = self.on_bad_files == "skip"
         X = self._open_files(X, reset=not continuing, skip_bad=skip_bad)
         samples = self._read(X, reset=not continuing, min_samples=2)
         objective = self._objective(X, y, len(samples))
+        check_agreement(world, samples, self._facts(objective, samples, continuing))
         if continuing:
             self._check_unchanged()
             fitted = {name: vars(self)[name] for name in _KEPT}
             fitted["loss_curve_"] = list(self.loss_curve_)
         else:
-            fitted = self._decide(samples)
+            fitted = self._decide(samples, world)
         fitted |= self._settings(samples, fitted["_view_size"])
         network = _network(fitted, samples)
         fitted["_encoder"] = without_weights(fitted["_encoder"], network.encoder)
@@ -650,7 +662,22 @@ class SimCLRTransformer(
             weight_decay=fitted["weight_decay_"],
         )
         first_epoch = len(fitted["loss_curve_"])
-        return _Run(network, optimizer, samples, views, objective, fitted, first_epoch)
+        return _Run(network, optimizer, samples, views, objective, fitted, first_epoch, world)
+
+    def _facts(self, objective: Objective, samples: Samples, continuing: bool) -> dict:
+        """Collect what several processes have to agree on."""
+        params = {
+            name: repr(value) if isinstance(value, BaseEstimator) else value
+            for name, value in self.get_params(deep=False).items()
+            if isinstance(value, str | Real | tuple | list | BaseEstimator | None)
+        }
+        labels = objective.labels
+        return {name: value for name, value in params.items() if name not in _OWN} | {
+            "the method": "fit",
+            "the epochs trained before": len(self.loss_curve_) if continuing else 0,
+            "the checksum of y": None if labels is None else crc32(labels.numpy().tobytes()),
+            "the precision": str(resolve_precision(self.precision, samples.device)),
+        }
 
     def _objective(self, X, y, n_samples: int) -> Objective:
         """Make the loss, with the labels of the samples if it reads them."""
@@ -686,7 +713,7 @@ class SimCLRTransformer(
                     "would go on from. Change it back, or start anew by fit with warm_start=False."
                 )
 
-    def _decide(self, samples: Samples) -> dict:
+    def _decide(self, samples: Samples, world: World) -> dict:
         """Choose what a model keeps for life: its seed, encoder, head and input normalisation."""
         if samples.image_shape is None and self.image_size is not None:
             raise ValueError(
@@ -695,9 +722,10 @@ class SimCLRTransformer(
             )
         input_shape = _network_input(samples, self.image_size)
         encoder = resolve_encoder(self.encoder, input_shape, len(samples))
-        mean, scale = channel_statistics(samples)
+        mean, scale = world.from_first(lambda: channel_statistics(samples))
+        seed = world.from_first(lambda: check_random_state(self.random_state).randint(2**31 - 1))
         return {
-            "_seed": int(check_random_state(self.random_state).randint(2**31 - 1)),
+            "_seed": int(seed),
             "_encoder": encoder,
             "_head": (self.projection_dim, self.projection_layers),
             "_view_size": self.image_size,
@@ -761,9 +789,10 @@ class SimCLRTransformer(
             learning_rate_at=learning_rate_at,
             precision=resolve_precision(self.precision, run.samples.device),
             seed=run.fitted["_seed"],
+            world=run.world,
         ):
             run.fitted["loss_curve_"].append(record.loss)
-            if self.verbose:
+            if self.verbose and run.world.is_first:
                 print(
                     f"epoch {record.epoch + 1}/{run.first_epoch + n_epochs}  "
                     f"loss {record.loss:.4f}  learning rate {record.learning_rate:.2e}  "
@@ -789,8 +818,12 @@ class SimCLRTransformer(
         """
         if self.checkpoint_dir is None:
             return None, None
-        checkpoint = CheckpointStore(self.checkpoint_dir, self._key(run))
-        state = checkpoint.load()
+
+        def load() -> tuple[CheckpointStore, dict | None]:
+            checkpoint = CheckpointStore(self.checkpoint_dir, self._key(run))
+            return checkpoint, checkpoint.load()
+
+        checkpoint, state = run.world.from_first(load)
         if state is None:
             return checkpoint, None
         try:
@@ -799,7 +832,7 @@ class SimCLRTransformer(
             raise checkpoint.refusal(
                 f"does not fit the training: {type(error).__name__}: {error}"
             ) from error
-        if self.verbose:
+        if self.verbose and run.world.is_first:
             n_epochs = len(run.fitted["loss_curve_"])
             print(f"epoch {n_epochs}/{run.first_epoch + self.max_epochs}  from {checkpoint.path}")
         return checkpoint, stopped_by
@@ -808,7 +841,7 @@ class SimCLRTransformer(
         self, run: "_Run", checkpoint: CheckpointStore | None, stopped_by: list[str] | None
     ) -> None:
         """Save what a run has come to if it is time to, and in any case if that is its end."""
-        if checkpoint is None:
+        if checkpoint is None or not run.world.is_first:
             return
         complete = run.n_done == self.max_epochs
         checkpoint.offer(
@@ -876,6 +909,7 @@ class _Run:
     objective: Objective
     fitted: dict
     first_epoch: int
+    world: World
 
     @property
     def n_done(self) -> int:

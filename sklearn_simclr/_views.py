@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sklearn_simclr._kernels import resize
-from sklearn_simclr.augmentation import two_views
+from sklearn_simclr.augmentation import mixes_samples, two_views, two_views_of_share
 
 
 class Views(NamedTuple):
@@ -20,6 +20,20 @@ class Views(NamedTuple):
     def __call__(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return two views of each sample."""
         return two_views(self.augmentation, self._resized(batch), generator)
+
+    def of_share(
+        self, rows: Tensor, generator: torch.Generator, share: slice, n: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the two views that a batch of n samples gives those in `share`.
+
+        `rows` are the samples in the share, or the whole batch if `mixes_samples`.
+        """
+        return two_views_of_share(self.augmentation, self._resized(rows), generator, share, n)
+
+    @property
+    def mixes_samples(self) -> bool:
+        """Whether a view needs other samples of the batch."""
+        return mixes_samples(self.augmentation)
 
     def single(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """Return one view of each sample."""

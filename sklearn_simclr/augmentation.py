@@ -440,3 +440,42 @@ def two_views(augmentation, batch: Tensor, generator: Generator) -> tuple[Tensor
     if hasattr(augmentation, "make_params"):
         return augmentation(batch, generator), augmentation(batch, generator)
     return augmentation(batch.clone()), augmentation(batch)  # it may work in place
+
+
+def two_views_of_share(
+    augmentation, rows: Tensor, generator: Generator, share: slice, n: int
+) -> tuple[Tensor, Tensor]:
+    """Return of the pair of views of a batch of n samples those of a share of them.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (k, ...) or (n, ...)
+        The samples in the share; the whole batch if `mixes_samples` says so.
+    """
+    if mixes_samples(augmentation):
+        first, second = two_views(augmentation, rows, generator)
+        return first[share], second[share]
+    if not hasattr(augmentation, "make_params"):
+        return two_views(augmentation, rows, generator)
+    shape = (n, *rows.shape[1:])
+    first, second = (
+        augmentation.apply(rows, _rows_of(augmentation.make_params(shape, generator), share, n))
+        for _ in range(2)
+    )
+    return first, second
+
+
+def mixes_samples(augmentation) -> bool:
+    """Whether a view needs other samples of the batch."""
+    return isinstance(augmentation, FeatureCorruption)
+
+
+def _rows_of(params, share: slice, n: int):
+    """Take the share of the parameters of n samples, at whatever depth they lie."""
+    if isinstance(params, dict):
+        return {name: _rows_of(value, share, n) for name, value in params.items()}
+    if isinstance(params, list | tuple):
+        return type(params)(_rows_of(value, share, n) for value in params)
+    if isinstance(params, Tensor) and params.ndim and len(params) == n:
+        return params[share]
+    return params

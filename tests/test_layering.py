@@ -19,6 +19,7 @@ LAYERS = (
         "_checkpoints",
         "_data",
         "_device",
+        "_distributed",
         "_files",
         "_fingerprint",
         "_persistence",
