@@ -162,8 +162,8 @@ class World:
             raise RuntimeError(
                 f"Process {self.rank} of {self.size} has lost another process of this run, which "
                 "has ended, has given up after an error, or cannot be reached: the output of the "
-                "others tells. Mend what it says and start the run again; with checkpoint_dir it "
-                f"goes on from its last checkpoint. ({str(error).strip().splitlines()[-1]})"
+                "others tells why. Mend that and start the run again; with checkpoint_dir it goes "
+                "on from its last checkpoint."
             ) from error
 
 

@@ -6,8 +6,10 @@ Each process calls the functions named and leaves what they return in OUT/<rank>
 """
 
 import contextlib
+import io
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ import joblib
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
+from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
@@ -154,11 +157,16 @@ TRAININGS = {
 }
 
 
-def trainings():
+def two_trainings():
+    return trainings("sgd", "composed views")
+
+
+def trainings(*names):
     """Models of several kinds."""
     images, labels, _ = digits()
     found = {}
-    for name, params in TRAININGS.items():
+    for name in names or TRAININGS:
+        params = TRAININGS[name]
         X = images.reshape(64, -1) if name == "vectors" else images
         model = simclr(**params)
         if name == "affine views, supcon":
@@ -270,9 +278,33 @@ def in_a_thread(images, errors):
         simclr(max_epochs=1).fit(images)
 
 
-def weights_after_mistakes():
+def after_all():
+    """What a training comes to after whatever has gone wrong."""
     images, _, _ = digits()
     return joblib.hash(simclr().fit(images))
+
+
+def too_small():
+    """The error of batches that have not a sample for each process."""
+    errors = []
+    with caught(errors):
+        simclr(batch_size=3).fit(digits()[0])
+    return errors
+
+
+def printed():
+    """What a training prints."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        simclr(verbose=1, max_epochs=2).fit(digits()[0])
+    return text.getvalue()
+
+
+def grid():
+    """The scores of a grid whose fits run in processes of their own, one model each."""
+    images, _, _ = digits()
+    search = GridSearchCV(simclr(max_epochs=1), {"temperature": [0.2, 0.5]}, cv=2, n_jobs=2)
+    return search.fit(images).cv_results_["mean_test_score"]
 
 
 class Dies:
@@ -284,8 +316,8 @@ class Dies:
     def __call__(self, batch):
         self.n_calls += 1
         if self.n_calls > 10 and os.environ["RANK"] == "1":
-            if self.how == "exit":
-                os._exit(3)
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
             raise ZeroDivisionError("in one process")
         return batch + 0.1 * torch.rand_like(batch)
 
@@ -294,8 +326,12 @@ def one_dies():
     """The error of the others if one process is gone."""
     errors = []
     with caught(errors):
-        simclr(augmentation=Dies("exit"), max_epochs=1000).fit(digits()[0])
+        simclr(augmentation=Dies("killed"), max_epochs=1000).fit(digits()[0])
     return errors
+
+
+def one_dies_and_all_fail():
+    simclr(augmentation=Dies("killed"), max_epochs=1000).fit(digits()[0])
 
 
 def one_raises():
@@ -309,11 +345,12 @@ def one_raises():
 def main():
     out, *names = sys.argv[1:]
     torch.set_num_threads(1)
+    if "TEST_BACKEND" in os.environ:
+        torch.distributed.init_process_group(os.environ["TEST_BACKEND"])
     results = {}
     for name in names:
         results[name] = globals()[name]()
-    rank = os.environ.get("RANK", "0")
-    Path(out, f"{rank}.pkl").write_bytes(pickle.dumps(results))
+        Path(out, f"{os.environ['RANK']}.pkl").write_bytes(pickle.dumps(results))
 
 
 if __name__ == "__main__":
