@@ -1,8 +1,9 @@
 """What `test_distributed.py` lets every process of a run do.
 
-    python processes.py OUT NAME ...
+    WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=12345 python processes.py OUT NAME ...
 
-Each process calls the functions named and leaves what they return in OUT/<rank>.pkl.
+Each process calls the functions named and leaves what they return in OUT/<rank>.pkl. Under torchrun
+this is one of the processes, else it starts them.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import joblib
@@ -342,8 +344,8 @@ def one_raises():
     return errors
 
 
-def main():
-    out, *names = sys.argv[1:]
+def run(out, *names):
+    """Do what is asked for as one of the processes, and leave what it comes to."""
     torch.set_num_threads(1)
     if "TEST_BACKEND" in os.environ:
         torch.distributed.init_process_group(os.environ["TEST_BACKEND"])
@@ -353,5 +355,27 @@ def main():
         Path(out, f"{os.environ['RANK']}.pkl").write_bytes(pickle.dumps(results))
 
 
+def start(rank, *arguments):
+    """Start one process as torchrun does, but with all that is imported here."""
+    pid = os.fork()
+    if pid:
+        return pid
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    try:
+        run(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def main():
+    out, *names = sys.argv[1:]
+    if "RANK" in os.environ:  # of torchrun
+        return run(out, *names)
+    pids = [start(rank, out, *names) for rank in range(int(os.environ["WORLD_SIZE"]))]
+    return any([os.waitpid(pid, 0)[1] not in (0, signal.SIGKILL) for pid in pids])
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

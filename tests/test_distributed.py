@@ -45,29 +45,18 @@ def free_port():
         return str(server.getsockname()[1])
 
 
-def start(n, out, *names, **variables):
-    """Start n processes as torchrun does, but without its own process that watches them."""
+def run(n, out, *names, **variables):
+    """Let n processes do what is named; return what each has left."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(n)}
-    return [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, out, *names],
-            env=environment(**shared, RANK=str(rank), LOCAL_RANK=str(rank), **variables),
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(n)
-    ]
-
-
-def finish(running, out, returncodes=(0,)):
-    """Wait for the processes; return what each has left."""
-    try:
-        errors = [process.communicate(timeout=300)[1].decode() for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    for process, error in zip(running, errors, strict=True):
-        assert process.returncode in returncodes, error
-    return [pickle.loads((out / f"{rank}.pkl").read_bytes()) for rank in range(len(running))]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, out, *names],
+        env=environment(**shared, **variables),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert not done.returncode, done.stderr
+    return [pickle.loads((out / f"{rank}.pkl").read_bytes()) for rank in range(n)]
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +73,7 @@ def of_two(tmp_path_factory, fitted_model):
     names = ("losses_and_gradients", "other_gradients", "objects", "trainings", "rows_in_order")
     names += ("stopped", "printed", "unseeded", "mistakes", "one_raises", "after_all", "one_dies")
     variables = {"TORCHELASTIC_RUN_ID": "test", "TEST_MODEL": fitted_model}
-    return finish(start(2, out, *names, **variables), out, returncodes=(0, -9))
+    return run(2, out, *names, **variables)
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +82,7 @@ def of_four(tmp_path_factory, fitted_model):
     out = tmp_path_factory.mktemp("four")
     names = ("losses_and_gradients", "two_trainings", "rows_in_order", "too_small")
     variables = {"TEST_BACKEND": "gloo", "TEST_MODEL": fitted_model}
-    return finish(start(4, out, *names, **variables), out)
+    return run(4, out, *names, **variables)
 
 
 @pytest.fixture(params=[2, 4])
@@ -292,8 +281,8 @@ def test_an_error_of_one_process_ends_all(of_two):
 
 
 def test_after_errors_all_is_as_before(of_two):
-    expected = joblib.hash(processes.simclr().fit(processes.digits()[0])._seed)
-    assert expected and of_two[0]["after_all"] == of_two[1]["after_all"]
+    for found in of_two:
+        assert found["after_all"] == found["trainings"]["adamw"]["hash"]
 
 
 def test_a_process_that_is_killed_ends_the_others(of_two):
@@ -351,7 +340,7 @@ def alone_under_torchrun(monkeypatch):
 def test_one_process_under_torchrun_is_a_plain_run(of_one, alone_under_torchrun):
     images = processes.digits()[0]
     with joined() as world:
-        assert world is ALONE or world == ALONE
+        assert world == ALONE
     found = processes.fitted(processes.simclr(optimizer="sgd").fit(images), images)
     assert not torch.distributed.is_initialized()
     assert found["hash"] == of_one["sgd"]["hash"]
@@ -387,7 +376,7 @@ def test_one_process_of_torchrun_itself(tmp_path, of_one):
 
 @pytest.mark.slow
 def test_models_of_a_grid_are_fitted_alone(tmp_path):
-    found = finish(start(2, tmp_path, "grid", TORCHELASTIC_RUN_ID="test"), tmp_path)
+    found = run(2, tmp_path, "grid", TORCHELASTIC_RUN_ID="test")
     search = GridSearchCV(processes.simclr(max_epochs=1), {"temperature": [0.2, 0.5]}, cv=2)
     expected = search.fit(processes.digits()[0]).cv_results_["mean_test_score"]
     for result in found:
@@ -409,7 +398,7 @@ def test_one_process_with_a_gpu_is_a_plain_run(tmp_path, monkeypatch):
 def test_two_processes_that_share_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_DEVICE", "cuda")
     expected = processes.trainings()
-    found = finish(start(2, tmp_path, "trainings", TEST_BACKEND="gloo"), tmp_path)
+    found = run(2, tmp_path, "trainings", TEST_BACKEND="gloo")
     for name, model in expected.items():
         for result in found:
             assert_allclose(result["trainings"][name]["loss_curve"], model["loss_curve"], rtol=1e-2)
