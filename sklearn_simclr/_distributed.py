@@ -18,6 +18,8 @@ from torch import distributed as dist
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sklearn_simclr._workers import is_worker
+
 _PATIENCE = timedelta(minutes=30)  # how long the others may take to reach the same point
 _TURN = threading.RLock()  # of the threads of this process
 _group = None  # what the processes talk in; made at the first need, and anew after an error
@@ -175,8 +177,8 @@ def joined() -> Iterator[World]:
     """Give the processes that do together what is done within.
 
     They are those of torch.distributed if the caller has initialised it, or else those that
-    torchrun has started. Whatever is raised within makes this process leave, so that the others
-    do not wait for it: they get an error.
+    torchrun has started; a worker of joblib's works alone. Whatever is raised within makes this
+    process leave, so that the others do not wait for it: they get an error.
 
     Raises
     ------
@@ -204,11 +206,11 @@ def joined() -> Iterator[World]:
 
 
 def _world() -> World:
-    if not dist.is_available():
+    if not dist.is_available() or is_worker():
         return World()
     if dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size())
-    # What such a process starts in its turn, as joblib does, is none of the run's processes.
+    # What such a process starts in its turn is none of the run's processes.
     if dist.is_torchelastic_launched() and multiprocessing.parent_process() is None:
         return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     return World()

@@ -75,7 +75,7 @@ def _limited(crowded: bool) -> Iterator[None]:
         yield
 
 
-def _is_worker() -> bool:
+def is_worker() -> bool:
     """Whether joblib has started what is running."""
     backend, _ = joblib.parallel.get_active_backend()
     return bool(backend.nesting_level)
@@ -83,12 +83,12 @@ def _is_worker() -> bool:
 
 def _in_worker_thread() -> bool:
     """Whether this thread is a worker of joblib's backend "threading"."""
-    return _is_worker() and threading.current_thread() is not threading.main_thread()
+    return is_worker() and threading.current_thread() is not threading.main_thread()
 
 
 def warn_of_shared_gpu(device: torch.device) -> None:
     """Warn in a worker process of joblib's that the others will want the same GPU."""
-    if device.type == "cuda" and _is_worker() and multiprocessing.parent_process() is not None:
+    if device.type == "cuda" and is_worker() and multiprocessing.parent_process() is not None:
         warnings.warn(
             f"Several processes of joblib's may share {device}: they take turns, which saves no "
             "time, and each keeps X and the network in its memory. Pass n_jobs=1, or give every "

@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 import sklearn_simclr
-from sklearn_simclr._device import resolve_device
+from sklearn_simclr._device import _best_device
 from sklearn_simclr._distributed import ALONE, World, global_batch_norm, joined
 from sklearn_simclr._views import Views
 from sklearn_simclr.augmentation import (
@@ -349,16 +349,16 @@ def test_one_process_under_torchrun_is_a_plain_run(of_one, alone_under_torchrun)
 def test_every_process_gets_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert resolve_device("auto") == torch.device("cuda")
+    assert _best_device() == "cuda"
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert resolve_device("auto") == torch.device("cuda")  # started by something else
+    assert _best_device() == "cuda"  # started by something else
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
-    assert resolve_device("auto") == torch.device("cuda:1")
+    assert _best_device() == "cuda:1"
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="--nproc-per-node 2"):
-        resolve_device("auto")
+        _best_device()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # the one that it can see
-    assert resolve_device("auto") == torch.device("cuda")
+    assert _best_device() == "cuda"
 
 
 # ------------------------------------------------------------------------------------------------

@@ -1,0 +1,170 @@
+"""Several processes: the same model, how fast, and what they send to each other.
+
+    python processes.py
+    python processes.py --processes 1 2 4 8   on a machine with 8 GPUs
+
+Trains on patches of scikit-learn's two photographs in this process, and then under torchrun in
+several numbers of processes, each with one thread or one GPU. Losses and features are compared with
+those of this process. What each step sends is worked out, not measured, for a ResNet-50 on ImageNet.
+Both tables are written to results/processes.md.
+"""
+
+import argparse
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import Table, machine
+from sklearn.datasets import load_sample_images
+from torch import nn
+
+from sklearn_simclr import SimCLRTransformer
+from sklearn_simclr.encoders import ResNetEncoder
+from sklearn_simclr.projection import projection_head
+
+BATCH_SIZE, PROJECTION_DIM, FLOAT32 = 4096, 128, 4  # of the calculation; bytes
+RATE = 10e9  # bytes a second that a process sends
+
+
+def patches(n: int, side: int = 32) -> np.ndarray:
+    """Random squares (n, side, side, 3), uint8, of two photographs."""
+    rng, photos = np.random.default_rng(0), load_sample_images().images
+    corners = rng.integers(0, np.array(photos[0].shape[:2]) - side, (n, 2))
+    return np.stack(
+        [
+            photos[i % 2][top : top + side, left : left + side]
+            for i, (top, left) in enumerate(corners)
+        ]
+    )
+
+
+class Clock:
+    """A callback that notes when each epoch ended."""
+
+    def __init__(self):
+        self.times = []
+
+    def setup(self, estimator, context):
+        self.times.append(time.perf_counter())
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        self.times.append(time.perf_counter())
+
+
+def train(n_images: int, epochs: int) -> dict:
+    """Train a small ResNet-18; return speed, losses and features."""
+    X, clock = patches(n_images), Clock()
+    simclr = SimCLRTransformer(
+        ResNetEncoder(width=0.25), max_epochs=epochs, precision="float32", random_state=0
+    )
+    simclr.set_callbacks(clock).fit(X)
+    seconds = np.diff(clock.times)[1:epochs]  # the first epoch warms up
+    return {
+        "speed": n_images / np.median(seconds),
+        "losses": np.array(simclr.loss_curve_),
+        "features": simclr.transform(X),
+    }
+
+
+def under_torchrun(n_processes: int, args) -> dict:
+    """Let processes train; return what the first has come to."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.pkl"
+        own = ["--out", out, "--n-images", str(args.n_images), "--epochs", str(args.epochs)]
+        run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n_processes)]
+        run += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+        threads = {"OMP_NUM_THREADS": "1"}
+        subprocess.run([*run, __file__, *own], check=True, env=os.environ | threads)
+        return pickle.loads(out.read_bytes())
+
+
+def sent_in_a_step(network: nn.Module, n_processes: int) -> dict[str, float]:
+    """Bytes that each process sends in a step, by ring algorithms.
+
+    To add up S bytes, each of p processes sends 2 (p - 1) / p S; to gather S bytes of all, half.
+    """
+    gather = (n_processes - 1) / n_processes
+    channels = [m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm1d)]
+    channels += [m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    # Mean, scale and number of values of each process; the sums of two gradients.
+    forward = gather * sum((2 * c + 1) * n_processes for c in channels)
+    backward = 2 * gather * sum(2 * c for c in channels)
+    projections = 2 * BATCH_SIZE * PROJECTION_DIM
+    numbers = {
+        "gradients": 2 * gather * sum(p.numel() + 1 for p in network.parameters()),
+        "projections": gather * projections + 2 * gather * projections,
+        "batch normalisation": forward + backward,
+    }
+    return {name: FLOAT32 * n for name, n in numbers.items()}
+
+
+def calculate() -> Table:
+    """Make the table of what is sent."""
+    encoder = ResNetEncoder(50).build((3, 224, 224))
+    network = nn.Sequential(encoder, projection_head(2048, PROJECTION_DIM, 2))
+    n_norms = sum(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in network.modules())
+    table = Table(
+        "processes",
+        f"calculated: MB that a GPU sends in a step, ResNet-50, batches of {BATCH_SIZE}",
+        f"Not measured. Ring algorithms, float32, {3 + 2 * n_norms} messages a step, "
+        f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} million weights; the last column "
+        f"is the total at {RATE / 1e9:.0f} GB/s, without latencies.",
+        ["GPUs", "gradients", "projections", "batch normalisation", "total", "ms"],
+    )
+    for n_processes in (8, 16, 32, 64):
+        sent = sent_in_a_step(network, n_processes)
+        total = sum(sent.values())
+        cells = [f"{value / 1e6:.1f}" for value in (*sent.values(), total)]
+        table.add(str(n_processes), *cells, f"{1e3 * total / RATE:.1f}")
+    return table
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--n-images", type=int, default=2048)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # this is one of the processes
+    args = parser.parse_args()
+    if args.out:
+        result = train(args.n_images, args.epochs)
+        if os.environ["RANK"] == "0":
+            args.out.write_bytes(pickle.dumps(result))
+        return
+    torch.set_num_threads(1)
+    plain = train(args.n_images, args.epochs)
+    table = Table(
+        "processes",
+        f"measured: {args.n_images} images of 32 x 32 pixels, ResNet-18 of a quarter of the width, "
+        f"batches of 256, {args.epochs} epochs",
+        f"{machine()}. A process has one thread, or one GPU; more processes than cores take turns. "
+        "Differences are from the plain run: of the losses the largest, of the features the largest "
+        "as a share of the largest feature.",
+        ["processes", "images/s", "difference of losses", "of features"],
+    )
+    table.add("plain run, no torchrun", f"{plain['speed']:.0f}", "", "")
+    for n_processes in args.processes:
+        found = under_torchrun(n_processes, args)
+        features = np.abs(found["features"] - plain["features"]).max() / plain["features"].max()
+        losses = np.abs(found["losses"] - plain["losses"]).max()
+        table.add(str(n_processes), f"{found['speed']:.0f}", f"{losses:.1e}", f"{features:.1e}")
+    table.save(append=False)
+    calculate().save()
+
+
+if __name__ == "__main__":
+    main()
