@@ -158,7 +158,8 @@ class SimCLRTransformer(
         Decay of the weights; biases and batch normalisation have none. "auto" is 1e-4 for AdamW,
         5e-4 for SGD and 1e-6 for LARS.
     batch_size : int, default=256
-        Largest number of samples in a batch, >= 2. An epoch is cut into equal batches.
+        Largest number of samples in a batch, >= 2, of all processes together if torchrun has
+        started several. An epoch is cut into equal batches.
     max_epochs : int, default=100
         Length of the training and of its schedule: linear warm-up over a tenth of it, at most 10
         epochs, then cosine to zero. A callback may stop earlier.
@@ -170,7 +171,8 @@ class SimCLRTransformer(
         Side in pixels at which views are made and images are encoded; None: the images' own, which
         for image files that differ in size or have more than 256 pixels a side is 128.
     device : str or torch.device, default="auto"
-        "auto" is CUDA, else MPS, else the CPU, looked up anew whenever it is needed.
+        "auto" is CUDA, else MPS, else the CPU, looked up anew whenever it is needed. Each of the
+        processes that torchrun has started takes a GPU of its own.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Arithmetic of the training. "auto" is bfloat16 where the hardware multiplies it natively.
         `transform` always computes in float32.
@@ -358,6 +360,8 @@ class SimCLRTransformer(
         FloatingPointError
             If the loss is no longer finite. The transformer then holds the weights from before
             that epoch, unless it was the first.
+        RuntimeError
+            If another process of a run of several has ended or raised an error.
         KeyboardInterrupt
             If it comes before the first epoch has ended. The transformer is left as it was. One of
             several processes always raises it, and keeps what it has learned.
