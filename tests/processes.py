@@ -312,6 +312,13 @@ def grid():
     return search.cv_results_["mean_test_score"]
 
 
+def checkpointed():
+    """A training that goes on from the checkpoint of another number of processes."""
+    return fitted(
+        simclr(checkpoint_dir=os.environ["TEST_CHECKPOINTS"]).fit(digits()[0]), digits()[0]
+    )
+
+
 class Dies:
     """An augmentation with which one process fails in the second epoch."""
 

@@ -67,12 +67,39 @@ def fitted_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def of_two(tmp_path_factory, fitted_model):
+def checkpoints(tmp_path_factory):
+    """A directory with the checkpoint of a training of this process, after its first epoch."""
+    directory = str(tmp_path_factory.mktemp("checkpoints"))
+
+    class Ends:
+        def setup(self, estimator, context):
+            pass
+
+        def teardown(self, estimator, context):
+            pass
+
+        def on_fit_task_begin(self, estimator, context, *, X=None):
+            if context.task_name == "epoch" and context.task_id == 1:
+                raise ZeroDivisionError
+
+        def on_fit_task_end(self, estimator, context):
+            pass
+
+    with pytest.raises(ZeroDivisionError):
+        model = processes.simclr(checkpoint_dir=directory).set_callbacks(Ends())
+        model.fit(processes.digits()[0])
+    return directory
+
+
+@pytest.fixture(scope="session")
+def of_two(tmp_path_factory, fitted_model, checkpoints):
     """What each of 2 processes comes to; at the end one of them is killed."""
     out = tmp_path_factory.mktemp("two")
     names = ("losses_and_gradients", "other_gradients", "objects", "trainings", "rows_in_order")
-    names += ("stopped", "printed", "unseeded", "mistakes", "one_raises", "after_all", "one_dies")
+    names += ("stopped", "printed", "unseeded", "checkpointed", "mistakes", "one_raises")
+    names += ("after_all", "one_dies")
     variables = {"TORCHELASTIC_RUN_ID": "test", "TEST_MODEL": fitted_model}
+    variables["TEST_CHECKPOINTS"] = checkpoints
     return run(2, out, *names, **variables)
 
 
@@ -242,6 +269,20 @@ def test_what_one_process_knows(of_two):
 
 def test_one_process_that_stops_stops_all(of_two):
     assert [found["stopped"] for found in of_two] == [1, 1]
+
+
+def test_a_run_goes_on_from_the_checkpoint_of_another_number_of_processes(
+    of_two, of_one, checkpoints
+):
+    for found in of_two:
+        close_to(found["checkpointed"], of_one["adamw"])
+    assert of_two[0]["checkpointed"]["hash"] == of_two[1]["checkpointed"]["hash"]
+    # It has gone on from the one there was, and the next call here finds what it has left there.
+    assert len(list(Path(checkpoints).iterdir())) == 1
+    model = processes.simclr(checkpoint_dir=checkpoints).fit(processes.digits()[0])
+    assert_array_equal(
+        model.transform(processes.digits()[0]), of_two[0]["checkpointed"]["features"]
+    )
 
 
 def test_the_first_process_prints(of_two):
