@@ -43,7 +43,7 @@ from sklearn_simclr._device import (
     resolve_device,
     resolve_precision,
 )
-from sklearn_simclr._distributed import World, joined
+from sklearn_simclr._distributed import ALONE, World, joined
 from sklearn_simclr._files import ImageFiles, as_paths, read_files
 from sklearn_simclr._fingerprint import fingerprint
 from sklearn_simclr._network import SimCLRNetwork, build_network
@@ -93,7 +93,7 @@ _OF_A_TRAINING = (
     "weight_decay_",
 )
 # Parameters in which the processes of a run may differ.
-_OWN = {"checkpoint_dir", "device", "random_state", "verbose"}
+_OWN = {"cache_dir", "checkpoint_dir", "device", "n_jobs", "random_state", "verbose"}
 # What the first training decides and later ones keep.
 _KEPT = (
     "_encoder",
@@ -628,7 +628,7 @@ class SimCLRTransformer(
         samples = self._read(X, reset=False, min_samples=min_samples)
         return _network(vars(self), samples), samples
 
-    def _prepare(self, X, y, *, continuing: bool, world: World) -> "_Run":
+    def _prepare(self, X, y, *, continuing: bool, world: World = ALONE) -> "_Run":
         """Do everything that can go wrong before the training starts."""
         _check_output_layer(self.output_layer, self.projection_layers)
         skip_bad = self.on_bad_files == "skip"
