@@ -223,8 +223,9 @@ def _joined_group() -> dist.ProcessGroup:
         dist.init_process_group(_backend(), timeout=_PATIENCE)
         atexit.register(_end)
     if _group is None or not _is_alive(_group):
-        own = dist.get_backend() != dist.Backend.NCCL  # which cannot send what lies on the CPU
-        _group = dist.new_group(backend=None if own else _backend(), timeout=_PATIENCE)
+        # NCCL alone cannot send what lies on the CPU; any other backend is the caller's choice.
+        backend = _backend() if "nccl" in dist.get_backend() else None
+        _group = dist.new_group(backend=backend, timeout=_PATIENCE)
     return _group
 
 
