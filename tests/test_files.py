@@ -789,6 +789,7 @@ def test_skipped_files_take_their_labels_along(
     simclr, folder, photos, tmp_path, position, kind, way, monkeypatch
 ):
     images, labels = photos
+    way = dict(way)
     if way.pop("stream", False):
         monkeypatch.setattr(_files, "_KEPT_BYTES", 1000)
         monkeypatch.setattr(_files, "_BLOCK_BYTES", 5000)  # 6 images
