@@ -23,7 +23,9 @@ from sklearn_simclr._distributed import World, joined
 from sklearn_simclr._files import ImageFiles, as_paths
 from sklearn_simclr._finetuning import NetworkWithHead, Task, fine_tune
 from sklearn_simclr._persistence import to_plain
-from sklearn_simclr._transformer import SimCLRTransformer, _views
+from sklearn_simclr._reading import open_files
+from sklearn_simclr._run import views_of
+from sklearn_simclr._transformer import SimCLRTransformer
 from sklearn_simclr.optim import make_optimizer, warmup_cosine
 
 _ROWS_TO_FINE_TUNE = 10  # labelled, a class
@@ -202,7 +204,7 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
             seed = int(random_state.randint(2**31 - 1))
             pre_trained = transformer.__sklearn_is_fitted__()
             skip_bad = transformer.on_bad_files == "skip"
-            X = transformer._open_files(X, reset=not pre_trained, skip_bad=skip_bad)
+            X = open_files(transformer, X, reset=not pre_trained, skip_bad=skip_bad)
             if isinstance(X, ImageFiles) and X.left_out:
                 classes, codes = world.from_first(
                     lambda: self._read_targets(column_or_1d(y)[X.kept], len(X))
@@ -385,7 +387,7 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
             make_optimizer("adamw", trained, lr=self.learning_rate, weight_decay=self.weight_decay),
             samples,
             task,
-            _views(vars(transformer)),
+            views_of(vars(transformer)),
             n_steps=n_steps,
             batch_size=self.batch_size,
             learning_rate_at=lambda step: (

@@ -1,11 +1,9 @@
 """SimCLRTransformer: validates, calls the training loop, stores the result."""
 
 import contextlib
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from numbers import Integral, Real
 from zlib import crc32
 
@@ -20,34 +18,18 @@ from sklearn.base import (
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_simclr._checkpoints import CheckpointStore, prepare_directory
-from sklearn_simclr._composition import parts_of
-from sklearn_simclr._data import (
-    Samples,
-    as_array,
-    batch_shape,
-    channel_statistics,
-    is_streamable,
-    match_pixel_range,
-    read_extremes,
-    read_image_shape,
-    read_labels,
-    read_pixel_range,
-)
-from sklearn_simclr._device import (
-    derived_seed,
-    plain_torch,
-    resolve_device,
-    resolve_precision,
-)
+from sklearn_simclr._data import Samples, batch_shape, channel_statistics, read_labels
+from sklearn_simclr._device import plain_torch, resolve_precision
 from sklearn_simclr._distributed import ALONE, World, joined
-from sklearn_simclr._files import ImageFiles, as_paths, read_files
-from sklearn_simclr._fingerprint import fingerprint
-from sklearn_simclr._network import SimCLRNetwork, build_network
-from sklearn_simclr._persistence import load_moments, load_weights, to_plain
+from sklearn_simclr._files import ImageFiles
+from sklearn_simclr._network import SimCLRNetwork
+from sklearn_simclr._persistence import load_moments, to_plain
+from sklearn_simclr._reading import open_files, read_samples
+from sklearn_simclr._run import Run, network_input, restored_network, views_of
 from sklearn_simclr._training import (
     EpochRecord,
     Objective,
@@ -58,15 +40,8 @@ from sklearn_simclr._training import (
     encode_views,
     train,
 )
-from sklearn_simclr._version import __version__
-from sklearn_simclr._views import Views
 from sklearn_simclr.augmentation import resolve_augmentation
-from sklearn_simclr.encoders import (
-    TorchvisionEncoder,
-    resolve_encoder,
-    torchvision_names,
-    without_weights,
-)
+from sklearn_simclr.encoders import resolve_encoder, torchvision_names, without_weights
 from sklearn_simclr.losses import LOSSES, resolve_loss
 from sklearn_simclr.optim import (
     DEFAULT_WEIGHT_DECAY,
@@ -76,22 +51,7 @@ from sklearn_simclr.optim import (
 )
 
 _WARMUP_SHARE, _WARMUP_EPOCHS = 0.1, 10  # the shorter of the two
-_WEIGHTS_STREAM = 0  # what a seed is derived for
 _CALLBACKS = "_skl_callbacks"  # where scikit-learn keeps them
-# Fitted attributes that a training depends on, beside its encoder, views and weights.
-_OF_A_TRAINING = (
-    "_head",
-    "_seed",
-    "_view_size",
-    "image_shape_",
-    "learning_rate_",
-    "loss_curve_",
-    "mean_",
-    "optimizer_name_",
-    "pixel_range_",
-    "scale_",
-    "weight_decay_",
-)
 # Parameters in which the processes of a run may differ.
 _OWN = {"cache_dir", "checkpoint_dir", "device", "n_jobs", "random_state", "verbose"}
 # What the first training decides and later ones keep.
@@ -385,7 +345,12 @@ class SimCLRTransformer(
                         estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
                     )
                     stopped = any(world.collect(bool(wanted)))
-                    self._leave_checkpoint(run, checkpoint, callbacks if stopped else None)
+                    if checkpoint is not None:
+                        run.leave_checkpoint(
+                            checkpoint,
+                            callbacks if stopped else None,
+                            complete=run.n_done == self.max_epochs,
+                        )
             except KeyboardInterrupt:
                 if not run.n_done or world.size > 1:
                     raise
@@ -490,7 +455,7 @@ class SimCLRTransformer(
             If X does not match what was fitted.
         """
         network, samples = self._restore(X, min_samples=2)
-        return discrimination_accuracy(network, samples, _views(vars(self)), self._seed)
+        return discrimination_accuracy(network, samples, views_of(vars(self)), self._seed)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_weights")
@@ -533,107 +498,21 @@ class SimCLRTransformer(
     def _view_features(self, X) -> tuple[np.ndarray, np.ndarray]:
         """Return the features of two random views of each sample, those that `score` looks at."""
         network, samples = self._restore(X, min_samples=2)
-        return encode_views(network, samples, _views(vars(self)), self.output_layer, self._seed)
-
-    def _open_files(self, X, *, reset: bool, skip_bad: bool = False):
-        """Decode the image files whose paths X holds; return anything else as it is."""
-        paths = None if isinstance(X, ImageFiles) else as_paths(X)
-        if paths is None:
-            return X
-        self._validate_params()  # the classifier comes here before `fit`
-        if reset and self.image_shape is not None:
-            raise ValueError(
-                f"image_shape={self.image_shape} describes the rows of a 2-D X, but X holds the "
-                "paths of image files. Leave image_shape=None, and pass image_size to bring the "
-                "images to a size."
-            )
-        if not reset and (self.image_shape_ is None or self.image_shape_[2] not in (1, 3)):
-            raise ValueError(
-                "X holds the paths of image files, which have 1 or 3 channels, but "
-                f"{type(self).__name__} was fitted on {_describe(self.image_shape_)}. Pass X as "
-                "in fit."
-            )
-        files = read_files(
-            paths,
-            image_shape=None if reset else self.image_shape_,
-            image_size=self.image_size,
-            n_jobs=self.n_jobs,
-            cache_dir=self.cache_dir,
-            skip_bad=skip_bad,
-        )
-        if files.left_out:
-            message = f"{files.left_out}\nThey are left out, and so are their labels."
-            warnings.warn(message, UserWarning, stacklevel=6)  # the caller of fit
-        return files
-
-    def _check_rows(self, X, *, reset: bool, min_samples: int) -> tuple[np.ndarray, tuple | None]:
-        """Validate X but for its values; return its rows (n, ...) and the shape of its images."""
-        if isinstance(X, ImageFiles):
-            few = np.zeros((min(len(X), min_samples), X.rows.shape[1]), np.uint8)
-            validate_data(self, few, reset=reset, dtype=np.uint8, ensure_min_samples=min_samples)
-            if not reset:
-                self._check_image_shape(X.image_shape)
-            return X.rows, X.image_shape
-        X = as_array(X)
-        image_shape = None
-        if hasattr(X, "shape"):
-            image_shape = read_image_shape(tuple(X.shape), self.image_shape, self.channel_axis)
-        if getattr(X, "ndim", 2) > 2 and not reset:
-            self._check_image_shape(image_shape)
-        # Of an array a few rows tell all but its values, and it is not converted as a whole.
-        streamed = is_streamable(X)
-        rows = X[:min_samples] if streamed else X
-        if getattr(rows, "ndim", 2) > 2:
-            rows = rows.reshape(len(rows), math.prod(X.shape[1:]))
-        rows = validate_data(
-            self,
-            rows,
-            reset=reset,
-            dtype=[np.float32, np.uint8],  # the first is what other dtypes become
-            ensure_min_samples=min_samples,
-        )
-        if not reset:
-            self._check_image_shape(image_shape)  # rows may hold as many values, but be vectors
-        return X if streamed else rows, image_shape
-
-    def _check_image_shape(self, image_shape: tuple | None) -> None:
-        """Refuse an X that is not of the shape of the images in fit, or not of vectors."""
-        if image_shape != self.image_shape_:
-            raise ValueError(
-                f"X holds {_describe(image_shape)}, but {type(self).__name__} was fitted on "
-                f"{_describe(self.image_shape_)}. Bring X to that shape first."
-            )
-
-    def _read(self, X, *, reset: bool, min_samples: int) -> Samples:
-        """Validate X, and put it beside the device of this moment."""
-        device = resolve_device(self.device)
-        X = self._open_files(X, reset=reset)
-        rows, image_shape = self._check_rows(X, reset=reset, min_samples=min_samples)
-        if isinstance(X, ImageFiles):
-            return Samples(rows, image_shape, False, (0.0, 255.0), device)
-        extremes = read_extremes(rows, self)
-        pixel_range = None
-        if image_shape is not None:
-            pixel_range = (
-                read_pixel_range(rows.dtype, extremes)
-                if reset
-                else match_pixel_range(rows.dtype, extremes, self.pixel_range_)
-            )
-        return Samples(rows, image_shape, self.channel_axis == 1, pixel_range, device)
+        return encode_views(network, samples, views_of(vars(self)), self.output_layer, self._seed)
 
     def _restore(self, X, *, min_samples: int) -> tuple[SimCLRNetwork, Samples]:
         """Rebuild the trained network on the device of this moment, and put X beside it."""
         check_is_fitted(self)
         _check_output_layer(self.output_layer, self._head[1])
-        samples = self._read(X, reset=False, min_samples=min_samples)
-        return _network(vars(self), samples), samples
+        samples = read_samples(self, X, reset=False, min_samples=min_samples)
+        return restored_network(vars(self), samples), samples
 
-    def _prepare(self, X, y, *, continuing: bool, world: World = ALONE) -> "_Run":
+    def _prepare(self, X, y, *, continuing: bool, world: World = ALONE) -> Run:
         """Do everything that can go wrong before the training starts."""
         _check_output_layer(self.output_layer, self.projection_layers)
         skip_bad = self.on_bad_files == "skip"
-        X = self._open_files(X, reset=not continuing, skip_bad=skip_bad)
-        samples = self._read(X, reset=not continuing, min_samples=2)
+        X = open_files(self, X, reset=not continuing, skip_bad=skip_bad)
+        samples = read_samples(self, X, reset=not continuing, min_samples=2)
         objective = self._objective(X, y, len(samples))
         check_agreement(world, samples, self._facts(objective, samples, continuing))
         if continuing:
@@ -643,7 +522,7 @@ class SimCLRTransformer(
         else:
             fitted = self._decide(samples, world)
         fitted |= self._settings(samples, fitted["_view_size"])
-        network = _network(fitted, samples)
+        network = restored_network(fitted, samples)
         fitted["_encoder"] = without_weights(fitted["_encoder"], network.encoder)
         fitted["_h_dim"] = network.n_features
         if not any(param.requires_grad for param in network.parameters()):
@@ -657,7 +536,7 @@ class SimCLRTransformer(
                     f"encoder={fitted['_encoder']!r} keeps {name!r} in its state dict, which is no "
                     f"tensor but {type(value).__name__}. Return a tensor from get_extra_state."
                 )
-        views = _views(fitted, loss=self.loss)
+        views = views_of(fitted, loss=self.loss)
         check_training(network, samples, views, objective)
         optimizer = make_optimizer(
             fitted["optimizer_name_"],
@@ -666,7 +545,7 @@ class SimCLRTransformer(
             weight_decay=fitted["weight_decay_"],
         )
         first_epoch = len(fitted["loss_curve_"])
-        return _Run(network, optimizer, samples, views, objective, fitted, first_epoch, world)
+        return Run(network, optimizer, samples, views, objective, fitted, first_epoch, world)
 
     def _facts(self, objective: Objective, samples: Samples, continuing: bool) -> dict:
         """Collect what several processes have to agree on."""
@@ -724,7 +603,7 @@ class SimCLRTransformer(
                 f"image_size={self.image_size} needs images, but the rows of X are vectors. Pass "
                 "image_shape=(height, width) if they are images, or leave image_size=None."
             )
-        input_shape = _network_input(samples, self.image_size)
+        input_shape = network_input(samples, self.image_size)
         encoder = resolve_encoder(self.encoder, input_shape, len(samples))
         mean, scale = world.from_first(lambda: channel_statistics(samples))
         seed = world.from_first(lambda: check_random_state(self.random_state).randint(2**31 - 1))
@@ -768,7 +647,7 @@ class SimCLRTransformer(
             "weight_decay_": float(weight_decay),
         }
 
-    def _schedule(self, run: "_Run") -> Callable[[int], float]:
+    def _schedule(self, run: Run) -> Callable[[int], float]:
         """Learning rate of each step of a whole training."""
         n_batches, _ = batch_shape(len(run.samples), self.batch_size)
         n_steps = self.max_epochs * n_batches
@@ -777,7 +656,7 @@ class SimCLRTransformer(
         return lambda step: peak * warmup_cosine(step, n_steps, n_warmup_steps)
 
     def _epochs(
-        self, run: "_Run", n_epochs: int, learning_rate_at: Callable[[int], float]
+        self, run: Run, n_epochs: int, learning_rate_at: Callable[[int], float]
     ) -> Iterator[EpochRecord]:
         """Train, and keep and print the record of each epoch."""
         for record in train(
@@ -815,66 +694,25 @@ class SimCLRTransformer(
             )
         prepare_directory(self.checkpoint_dir)
 
-    def _resume(self, run: "_Run") -> tuple[CheckpointStore | None, list[str] | None]:
-        """Go on from the checkpoint of a run if there is one.
-
-        Returns where its next ones belong, and the callbacks that had stopped it.
-        """
+    def _resume(self, run: Run) -> tuple[CheckpointStore | None, list[str] | None]:
+        """Go on from a checkpoint of this training if there is one; see `Run.resume`."""
         if self.checkpoint_dir is None:
             return None, None
-
-        def load() -> tuple[CheckpointStore, dict | None]:
-            checkpoint = CheckpointStore(self.checkpoint_dir, self._key(run))
-            return checkpoint, checkpoint.load()
-
-        checkpoint, state = run.world.from_first(load)
-        if state is None:
-            return checkpoint, None
-        try:
-            stopped_by = run.restore(state)
-        except Exception as error:
-            raise checkpoint.refusal(
-                f"does not fit the training: {type(error).__name__}: {error}"
-            ) from error
-        if self.verbose and run.world.is_first:
-            n_epochs = len(run.fitted["loss_curve_"])
+        checkpoint, stopped_by = run.resume(self.checkpoint_dir, self._training_settings())
+        if run.n_done and self.verbose and run.world.is_first:
+            n_epochs = run.first_epoch + run.n_done
             print(f"epoch {n_epochs}/{run.first_epoch + self.max_epochs}  from {checkpoint.path}")
         return checkpoint, stopped_by
 
-    def _leave_checkpoint(
-        self, run: "_Run", checkpoint: CheckpointStore | None, stopped_by: list[str] | None
-    ) -> None:
-        """Save what a run has come to if it is time to, and in any case if that is its end."""
-        if checkpoint is None or not run.world.is_first:
-            return
-        complete = run.n_done == self.max_epochs
-        checkpoint.offer(
-            lambda: run.state(stopped_by, complete=complete),
-            last=complete or stopped_by is not None,
-        )
-
-    def _key(self, run: "_Run") -> str:
-        """Name a run by all that its result depends on, in whatever process and on any device.
-
-        The version of this package is part of it. That of torch is not: with another one a run goes
-        on, if not to the last bit as it would have.
-        """
-        return fingerprint(
-            {
-                "version": __version__,
-                "X": run.samples.digest(),
-                "y": run.objective.labels,
-                "encoder": run.fitted["_encoder"],
-                "augmentation": run.fitted["_augmentation"],
-                "loss": self.loss,
-                "temperature": float(self.temperature),
-                "batch_size": int(self.batch_size),
-                "max_epochs": int(self.max_epochs),
-                "precision": self.precision,
-                "weights": dict(run.network.state_dict()),
-            }
-            | {name: run.fitted[name] for name in _OF_A_TRAINING}
-        )
+    def _training_settings(self) -> dict:
+        """Return the parameters that a training depends on and no fitted attribute holds."""
+        return {
+            "loss": self.loss,
+            "temperature": float(self.temperature),
+            "batch_size": int(self.batch_size),
+            "max_epochs": int(self.max_epochs),
+            "precision": self.precision,
+        }
 
     @contextlib.contextmanager
     def _keeping_the_old(self) -> Iterator[None]:
@@ -896,90 +734,10 @@ class SimCLRTransformer(
         self._weights = to_plain(network.state_dict())
         self._moments = None  # belong to the weights from before
 
-    def _store(self, run: "_Run") -> None:
+    def _store(self, run: Run) -> None:
         """Take over the state of a training that has finished at least one epoch."""
         if run.n_done:
             vars(self).update(run.snapshot())
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One training: its live parts, and the attributes that it gives the estimator."""
-
-    network: SimCLRNetwork
-    optimizer: torch.optim.Optimizer
-    samples: Samples
-    views: Views
-    objective: Objective
-    fitted: dict
-    first_epoch: int
-    world: World
-
-    @property
-    def n_done(self) -> int:
-        """Epochs that the run has finished."""
-        return len(self.fitted["loss_curve_"]) - self.first_epoch
-
-    def state(self, stopped_by: list[str] | None, *, complete: bool) -> dict:
-        """Return what the same run can go on from in another process."""
-        return {
-            "weights": to_plain(self.network.state_dict()),
-            "moments": {} if complete else to_plain(self.optimizer.state_dict()["state"]),
-            "loss_curve": list(self.fitted["loss_curve_"]),
-            "stopped_by": stopped_by,
-        }
-
-    def restore(self, state: dict) -> list[str] | None:
-        """Go on from what `state` has returned; return what had stopped that run."""
-        load_weights(self.network, state["weights"])
-        load_moments(self.optimizer, state["moments"])
-        self.fitted["loss_curve_"] = [float(loss) for loss in state["loss_curve"]]
-        return state["stopped_by"]
-
-    def snapshot(self) -> dict:
-        """Return the attributes as they are now, sharing nothing with the live network."""
-        loss_curve = list(self.fitted["loss_curve_"])
-        return self.fitted | {
-            "_weights": to_plain(self.network.state_dict()),
-            "loss_curve_": loss_curve,
-            "loss_": loss_curve[-1],
-            "n_iter_": len(loss_curve),
-        }
-
-
-def _network(fitted: dict, samples: Samples) -> SimCLRNetwork:
-    """Make the network that the fitted attributes describe, on the device of the samples."""
-    network = build_network(
-        fitted["_encoder"],
-        fitted["_head"],
-        _network_input(samples, fitted["_view_size"]),
-        fitted["mean_"],
-        fitted["scale_"],
-        n_features=fitted.get("_h_dim"),
-        seed=derived_seed(fitted["_seed"], _WEIGHTS_STREAM),
-        device=samples.device,
-    )
-    if "_weights" in fitted:
-        load_weights(network, fitted["_weights"])
-    return network
-
-
-def _network_input(samples: Samples, view_size: int | None) -> tuple[int, ...]:
-    """Shape of a sample as the encoder sees it: (c, h, w) or (d,)."""
-    if view_size is None:
-        return samples.input_shape
-    return samples.input_shape[0], view_size, view_size
-
-
-def _views(fitted: dict, loss: str | Callable = "nt_xent") -> Views:
-    """Make the views that the fitted attributes describe, to train for a loss or to look at."""
-    encoder, augmentation = fitted["_encoder"], fitted["_augmentation"]
-    parts = (encoder, *parts_of(augmentation))
-    own = all(type(part).__module__.startswith("sklearn_simclr.") for part in parts)
-    # Encoders, augmentations and losses of ours never draw from torch's global generator, but
-    # torchvision's networks do where they drop something.
-    draws_globally = callable(loss) or not own or isinstance(encoder, TorchvisionEncoder)
-    return Views(augmentation, fitted["_view_size"], draws_globally)
 
 
 def _check_output_layer(output_layer: int, projection_layers: int) -> None:
@@ -997,7 +755,3 @@ def _name(part) -> str:
     if isinstance(part, BaseEstimator):
         return repr(part)
     return getattr(part, "__name__", type(part).__name__)
-
-
-def _describe(image_shape: tuple[int, int, int] | None) -> str:
-    return "vectors" if image_shape is None else f"images of (h, w, c) = {image_shape}"

@@ -26,7 +26,13 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from torch import nn
 
-from sklearn_simclr import SimCLRClassifier, SimCLRTransformer, _checkpoints, _transformer
+from sklearn_simclr import (
+    SimCLRClassifier,
+    SimCLRTransformer,
+    _checkpoints,
+    _run,
+    _transformer,
+)
 from sklearn_simclr._checkpoints import CheckpointStore, prepare_directory
 from sklearn_simclr.augmentation import AffineAugmentation, FeatureCorruption, SimCLRAugmentation
 from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder, ResNetEncoder
@@ -715,7 +721,7 @@ def test_damaged_and_foreign_checkpoints_leave_the_estimator_as_it_was(simclr, d
 
 
 def key(model, X, y=None):
-    return model._key(model._prepare(X, y, continuing=False))
+    return model._prepare(X, y, continuing=False).key(model._training_settings())
 
 
 MATTERS = {
@@ -827,13 +833,14 @@ def test_the_epochs_before_are_in_the_key(simclr, digits):
     keys = []
     for losses in ([1.0, 2.0], [1.0, 3.0], [1.0]):
         model.loss_curve_ = losses
-        keys.append(model._key(model._prepare(images, None, continuing=True)))
+        run = model._prepare(images, None, continuing=True)
+        keys.append(run.key(model._training_settings()))
     assert len(set(keys)) == 3
 
 
 def test_the_version_of_the_package_is_in_the_key(simclr, digits, monkeypatch):
     before = key(simclr(), digits[0])
-    monkeypatch.setattr(_transformer, "__version__", "9.9")
+    monkeypatch.setattr(_run, "__version__", "9.9")
     assert key(simclr(), digits[0]) != before
 
 

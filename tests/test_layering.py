@@ -13,8 +13,9 @@ LAYERS = (
     {"__init__"},
     {"_classifier"},
     {"_transformer"},
+    {"_run"},
     {"_finetuning", "_training"},
-    {"_network", "_views"},
+    {"_network", "_reading", "_views"},
     {
         "_checkpoints",
         "_data",

@@ -1,0 +1,115 @@
+"""X as the user gives it, checked in scikit-learn's way, to samples."""
+
+import math
+import warnings
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+from sklearn_simclr._data import (
+    Samples,
+    as_array,
+    is_streamable,
+    match_pixel_range,
+    read_extremes,
+    read_image_shape,
+    read_pixel_range,
+)
+from sklearn_simclr._device import resolve_device
+from sklearn_simclr._files import ImageFiles, as_paths, read_files
+
+
+def open_files(estimator, X, *, reset: bool, skip_bad: bool = False):
+    """Decode the image files whose paths X holds; return anything else as it is."""
+    paths = None if isinstance(X, ImageFiles) else as_paths(X)
+    if paths is None:
+        return X
+    estimator._validate_params()  # the classifier comes here before `fit`
+    if reset and estimator.image_shape is not None:
+        raise ValueError(
+            f"image_shape={estimator.image_shape} describes the rows of a 2-D X, but X holds the "
+            "paths of image files. Leave image_shape=None, and pass image_size to bring the "
+            "images to a size."
+        )
+    if not reset and (estimator.image_shape_ is None or estimator.image_shape_[2] not in (1, 3)):
+        raise ValueError(
+            "X holds the paths of image files, which have 1 or 3 channels, but "
+            f"{type(estimator).__name__} was fitted on {_describe(estimator.image_shape_)}. Pass X "
+            "as in fit."
+        )
+    files = read_files(
+        paths,
+        image_shape=None if reset else estimator.image_shape_,
+        image_size=estimator.image_size,
+        n_jobs=estimator.n_jobs,
+        cache_dir=estimator.cache_dir,
+        skip_bad=skip_bad,
+    )
+    if files.left_out:
+        message = f"{files.left_out}\nThey are left out, and so are their labels."
+        warnings.warn(message, UserWarning, stacklevel=6)  # the caller of fit
+    return files
+
+
+def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
+    """Validate X, and put it beside the device of this moment."""
+    device = resolve_device(estimator.device)
+    X = open_files(estimator, X, reset=reset)
+    rows, image_shape = _check_rows(estimator, X, reset=reset, min_samples=min_samples)
+    if isinstance(X, ImageFiles):
+        return Samples(rows, image_shape, False, (0.0, 255.0), device)
+    extremes = read_extremes(rows, estimator)
+    pixel_range = None
+    if image_shape is not None:
+        pixel_range = (
+            read_pixel_range(rows.dtype, extremes)
+            if reset
+            else match_pixel_range(rows.dtype, extremes, estimator.pixel_range_)
+        )
+    return Samples(rows, image_shape, estimator.channel_axis == 1, pixel_range, device)
+
+
+def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple[np.ndarray, tuple | None]:
+    """Validate X but for its values; return its rows (n, ...) and the shape of its images."""
+    if isinstance(X, ImageFiles):
+        few = np.zeros((min(len(X), min_samples), X.rows.shape[1]), np.uint8)
+        validate_data(estimator, few, reset=reset, dtype=np.uint8, ensure_min_samples=min_samples)
+        if not reset:
+            _check_image_shape(estimator, X.image_shape)
+        return X.rows, X.image_shape
+    X = as_array(X)
+    image_shape = None
+    if hasattr(X, "shape"):
+        image_shape = read_image_shape(
+            tuple(X.shape), estimator.image_shape, estimator.channel_axis
+        )
+    if getattr(X, "ndim", 2) > 2 and not reset:
+        _check_image_shape(estimator, image_shape)
+    # Of an array a few rows tell all but its values, and it is not converted as a whole.
+    streamed = is_streamable(X)
+    rows = X[:min_samples] if streamed else X
+    if getattr(rows, "ndim", 2) > 2:
+        rows = rows.reshape(len(rows), math.prod(X.shape[1:]))
+    rows = validate_data(
+        estimator,
+        rows,
+        reset=reset,
+        dtype=[np.float32, np.uint8],  # the first is what other dtypes become
+        ensure_min_samples=min_samples,
+    )
+    if not reset:
+        _check_image_shape(estimator, image_shape)  # rows may hold as many values, but be vectors
+    return X if streamed else rows, image_shape
+
+
+def _check_image_shape(estimator, image_shape: tuple | None) -> None:
+    """Refuse an X that is not of the shape of the images in fit, or not of vectors."""
+    if image_shape != estimator.image_shape_:
+        raise ValueError(
+            f"X holds {_describe(image_shape)}, but {type(estimator).__name__} was fitted on "
+            f"{_describe(estimator.image_shape_)}. Bring X to that shape first."
+        )
+
+
+def _describe(image_shape: tuple[int, int, int] | None) -> str:
+    return "vectors" if image_shape is None else f"images of (h, w, c) = {image_shape}"

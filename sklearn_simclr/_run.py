@@ -1,0 +1,173 @@
+"""One training: its live parts, what it gives the estimator, and its checkpoints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from sklearn_simclr._checkpoints import CheckpointStore
+from sklearn_simclr._composition import parts_of
+from sklearn_simclr._data import Samples
+from sklearn_simclr._device import derived_seed
+from sklearn_simclr._distributed import World
+from sklearn_simclr._fingerprint import fingerprint
+from sklearn_simclr._network import SimCLRNetwork, build_network
+from sklearn_simclr._persistence import load_moments, load_weights, to_plain
+from sklearn_simclr._training import Objective
+from sklearn_simclr._version import __version__
+from sklearn_simclr._views import Views
+from sklearn_simclr.encoders import TorchvisionEncoder
+
+_WEIGHTS_STREAM = 0  # what a seed is derived for
+# Fitted attributes that a training depends on, beside its encoder, views and weights.
+_OF_A_TRAINING = (
+    "_head",
+    "_seed",
+    "_view_size",
+    "image_shape_",
+    "learning_rate_",
+    "loss_curve_",
+    "mean_",
+    "optimizer_name_",
+    "pixel_range_",
+    "scale_",
+    "weight_decay_",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its live parts, and the attributes that it gives the estimator."""
+
+    network: SimCLRNetwork
+    optimizer: torch.optim.Optimizer
+    samples: Samples
+    views: Views
+    objective: Objective
+    fitted: dict
+    first_epoch: int
+    world: World
+
+    @property
+    def n_done(self) -> int:
+        """Epochs that the run has finished."""
+        return len(self.fitted["loss_curve_"]) - self.first_epoch
+
+    def resume(self, directory, settings: dict) -> tuple[CheckpointStore, list[str] | None]:
+        """Go on from the checkpoint of this run if there is one in a directory.
+
+        Parameters
+        ----------
+        directory : path
+            Where checkpoints lie.
+        settings : dict
+            What `key` takes.
+
+        Returns
+        -------
+        checkpoint : CheckpointStore
+            Where the next ones belong.
+        stopped_by : list of str or None
+            The callbacks that had stopped the run.
+        """
+
+        def load() -> tuple[CheckpointStore, dict | None]:
+            checkpoint = CheckpointStore(directory, self.key(settings))
+            return checkpoint, checkpoint.load()
+
+        checkpoint, state = self.world.from_first(load)
+        if state is None:
+            return checkpoint, None
+        try:
+            load_weights(self.network, state["weights"])
+            load_moments(self.optimizer, state["moments"])
+            self.fitted["loss_curve_"] = [float(loss) for loss in state["loss_curve"]]
+            return checkpoint, state["stopped_by"]
+        except Exception as error:
+            raise checkpoint.refusal(
+                f"does not fit the training: {type(error).__name__}: {error}"
+            ) from error
+
+    def leave_checkpoint(
+        self, checkpoint: CheckpointStore, stopped_by: list[str] | None, *, complete: bool
+    ) -> None:
+        """Save what the run has come to if it is time to, and in any case if that is its end."""
+        if self.world.is_first:
+            checkpoint.offer(
+                lambda: {
+                    "weights": to_plain(self.network.state_dict()),
+                    "moments": {} if complete else to_plain(self.optimizer.state_dict()["state"]),
+                    "loss_curve": list(self.fitted["loss_curve_"]),
+                    "stopped_by": stopped_by,
+                },
+                last=complete or stopped_by is not None,
+            )
+
+    def key(self, settings: dict) -> str:
+        """Name the run by all that its result depends on, in whatever process and on any device.
+
+        The version of this package is part of it. That of torch is not: with another one a run goes
+        on, if not to the last bit as it would have.
+
+        Parameters
+        ----------
+        settings : dict
+            What the training depends on beside the data, the network and the fitted attributes.
+        """
+        return fingerprint(
+            {
+                "version": __version__,
+                "X": self.samples.digest(),
+                "y": self.objective.labels,
+                "encoder": self.fitted["_encoder"],
+                "augmentation": self.fitted["_augmentation"],
+                "weights": dict(self.network.state_dict()),
+            }
+            | settings
+            | {name: self.fitted[name] for name in _OF_A_TRAINING}
+        )
+
+    def snapshot(self) -> dict:
+        """Return the attributes as they are now, sharing nothing with the live network."""
+        loss_curve = list(self.fitted["loss_curve_"])
+        return self.fitted | {
+            "_weights": to_plain(self.network.state_dict()),
+            "loss_curve_": loss_curve,
+            "loss_": loss_curve[-1],
+            "n_iter_": len(loss_curve),
+        }
+
+
+def restored_network(fitted: dict, samples: Samples) -> SimCLRNetwork:
+    """Make the network that the fitted attributes describe, on the device of the samples."""
+    network = build_network(
+        fitted["_encoder"],
+        fitted["_head"],
+        network_input(samples, fitted["_view_size"]),
+        fitted["mean_"],
+        fitted["scale_"],
+        n_features=fitted.get("_h_dim"),
+        seed=derived_seed(fitted["_seed"], _WEIGHTS_STREAM),
+        device=samples.device,
+    )
+    if "_weights" in fitted:
+        load_weights(network, fitted["_weights"])
+    return network
+
+
+def network_input(samples: Samples, view_size: int | None) -> tuple[int, ...]:
+    """Shape of a sample as the encoder sees it: (c, h, w) or (d,)."""
+    if view_size is None:
+        return samples.input_shape
+    return samples.input_shape[0], view_size, view_size
+
+
+def views_of(fitted: dict, loss: str | Callable = "nt_xent") -> Views:
+    """Make the views that the fitted attributes describe, to train for a loss or to look at."""
+    encoder, augmentation = fitted["_encoder"], fitted["_augmentation"]
+    parts = (encoder, *parts_of(augmentation))
+    own = all(type(part).__module__.startswith("sklearn_simclr.") for part in parts)
+    # Encoders, augmentations and losses of ours never draw from torch's global generator, but
+    # torchvision's networks do where they drop something.
+    draws_globally = callable(loss) or not own or isinstance(encoder, TorchvisionEncoder)
+    return Views(augmentation, fitted["_view_size"], draws_globally)
