@@ -205,6 +205,19 @@ def test_data_beyond_the_memory_of_the_gpu_is_sent_batch_by_batch(resnet, photos
     assert streamed.loss_curve_ == pytest.approx(resident.loss_curve_, rel=1e-2)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, ">f8"])
+def test_a_memmap_goes_to_the_gpu_in_blocks(resnet, photos, monkeypatch, tmp_path, dtype):
+    monkeypatch.setattr("sklearn_simclr._data._BLOCK_VALUES", 5 * photos[0][0].size)
+    images = photos[0].astype(dtype)
+    np.save(tmp_path / "images.npy", images)
+    on_disk = np.load(tmp_path / "images.npy", mmap_mode="r")
+    samples = resnet().fit(images)._restore(on_disk, min_samples=1)[1]
+    assert samples._resident.device.type == "cuda"
+    in_memory = resnet().fit(images)._restore(images, min_samples=1)[1]
+    index = torch.tensor([31, 0, 7])
+    assert torch.equal(samples.batch(index), in_memory.batch(index))
+
+
 def test_tensors_on_the_gpu_are_taken(resnet, photos):
     images, _ = photos
     model = resnet().fit(images)
