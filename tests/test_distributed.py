@@ -248,8 +248,10 @@ def test_transform_gives_all_rows_in_their_order(of_several, fitted_model):
 def test_the_first_process_decides_what_is_drawn(of_two):
     first, second = (found["unseeded"] for found in of_two)
     assert first["None"]["hash"] == second["None"]["hash"]
-    for name in ("RandomState", "own network"):
+    for name in ("RandomState", "own network", "dropout"):
         assert_array_equal(first[name], second[name])
+    expected = processes.own_network()
+    assert_allclose(first["own network"], expected, atol=TRAINED * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("method", ["linear", "fine_tuning"])
