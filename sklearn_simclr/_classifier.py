@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import _num_samples, check_is_fitted
@@ -20,10 +20,10 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from sklearn_simclr._data import as_array, read_labels
 from sklearn_simclr._device import derived_seed, plain_torch, resolve_precision
 from sklearn_simclr._distributed import World, joined
-from sklearn_simclr._files import ImageFiles, as_paths
+from sklearn_simclr._files import as_paths
 from sklearn_simclr._finetuning import NetworkWithHead, Task, fine_tune
 from sklearn_simclr._persistence import to_plain
-from sklearn_simclr._reading import open_files
+from sklearn_simclr._reading import open_to_learn
 from sklearn_simclr._run import views_of
 from sklearn_simclr._transformer import SimCLRTransformer
 from sklearn_simclr.optim import make_optimizer, warmup_cosine
@@ -203,12 +203,9 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
             transformer = self._make_transformer(random_state)
             seed = int(random_state.randint(2**31 - 1))
             pre_trained = transformer.__sklearn_is_fitted__()
-            skip_bad = transformer.on_bad_files == "skip"
-            X = open_files(transformer, X, reset=not pre_trained, skip_bad=skip_bad)
-            if isinstance(X, ImageFiles) and X.left_out:
-                classes, codes = world.from_first(
-                    lambda: self._read_targets(column_or_1d(y)[X.kept], len(X))
-                )
+            X, _, left_y = open_to_learn(transformer, X, y, reset=not pre_trained)
+            if left_y is not y:  # files were left out
+                classes, codes = world.from_first(lambda: self._read_targets(left_y, len(X)))
             if pre_trained:
                 fitted = self._learn(transformer, X, codes, seed, world)
             else:

@@ -34,7 +34,6 @@ class ImageFiles:
 
     rows: "np.ndarray | FileRows"  # (n, h * w * c), uint8
     image_shape: tuple[int, int, int]  # (h, w, c)
-    n_paths: int
     kept: np.ndarray  # (n,) numbers of the paths that the rows belong to
     left_out: str  # which paths have no row, and why; empty if all have one
 
@@ -228,7 +227,7 @@ def read_files(
             "on_bad_files='skip', fit goes on without them if others are left."
         )
     left_out = describe_bad(paths, bad) if bad else ""
-    return ImageFiles(rows, shape, len(paths), np.array(kept), left_out)
+    return ImageFiles(rows, shape, np.array(kept), left_out)
 
 
 def describe_bad(paths: list[str], bad: dict[int, str]) -> str:

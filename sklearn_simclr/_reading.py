@@ -4,6 +4,7 @@ import math
 import warnings
 
 import numpy as np
+from sklearn.utils import _safe_indexing, check_consistent_length
 from sklearn.utils.validation import validate_data
 
 from sklearn_simclr._data import (
@@ -17,6 +18,21 @@ from sklearn_simclr._data import (
 )
 from sklearn_simclr._device import resolve_device
 from sklearn_simclr._files import ImageFiles, as_paths, read_files
+
+
+def open_to_learn(estimator, X, y, *, reset: bool) -> tuple:
+    """Decode image files, and leave out those that cannot be read if they are to be skipped.
+
+    Returns what X is to be read from, and X and y without the samples left out.
+    """
+    files = open_files(estimator, X, reset=reset, skip_bad=estimator.on_bad_files == "skip")
+    if isinstance(files, ImageFiles) and files is not X and files.left_out:
+        check_consistent_length(X, y)
+        message = f"{files.left_out}\nThey are left out, and so are their labels."
+        warnings.warn(message, UserWarning, stacklevel=5)  # the caller of fit
+        X = _safe_indexing(X, files.kept)
+        y = None if y is None else _safe_indexing(y, files.kept)
+    return files, X, y
 
 
 def open_files(estimator, X, *, reset: bool, skip_bad: bool = False):
@@ -37,7 +53,7 @@ def open_files(estimator, X, *, reset: bool, skip_bad: bool = False):
             f"{type(estimator).__name__} was fitted on {_describe(estimator.image_shape_)}. Pass X "
             "as in fit."
         )
-    files = read_files(
+    return read_files(
         paths,
         image_shape=None if reset else estimator.image_shape_,
         image_size=estimator.image_size,
@@ -45,10 +61,6 @@ def open_files(estimator, X, *, reset: bool, skip_bad: bool = False):
         cache_dir=estimator.cache_dir,
         skip_bad=skip_bad,
     )
-    if files.left_out:
-        message = f"{files.left_out}\nThey are left out, and so are their labels."
-        warnings.warn(message, UserWarning, stacklevel=6)  # the caller of fit
-    return files
 
 
 def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:

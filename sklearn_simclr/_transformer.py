@@ -25,10 +25,9 @@ from sklearn_simclr._checkpoints import CheckpointStore, prepare_directory
 from sklearn_simclr._data import Samples, batch_shape, channel_statistics, read_labels
 from sklearn_simclr._device import plain_torch, resolve_precision
 from sklearn_simclr._distributed import ALONE, World, joined
-from sklearn_simclr._files import ImageFiles
 from sklearn_simclr._network import SimCLRNetwork
 from sklearn_simclr._persistence import load_moments, to_plain
-from sklearn_simclr._reading import open_files, read_samples
+from sklearn_simclr._reading import open_to_learn, read_samples
 from sklearn_simclr._run import Run, network_input, restored_network, views_of
 from sklearn_simclr._training import (
     EpochRecord,
@@ -329,7 +328,8 @@ class SimCLRTransformer(
         with joined() as world, self._keeping_the_old():
             world.from_first(self._check_checkpoint_dir)
             continuing = self.warm_start and self.__sklearn_is_fitted__()
-            run = self._prepare(X, y, continuing=continuing, world=world)
+            opened, X, y = open_to_learn(self, X, y, reset=not continuing)
+            run = self._prepare(opened, y, continuing=continuing, world=world)
             checkpoint, stopped_by = self._resume(run)
             callbacks = [type(callback).__name__ for callback in vars(self).get(_CALLBACKS, ())]
             stopped = world.from_first(lambda: stopped_by == callbacks)
@@ -393,7 +393,8 @@ class SimCLRTransformer(
         self._validate_params()  # scikit-learn does it at the first call only
         with joined() as world, self._keeping_the_old():
             continuing = self.__sklearn_is_fitted__()
-            run = self._prepare(X, y, continuing=continuing, world=world)
+            opened, _, y = open_to_learn(self, X, y, reset=not continuing)
+            run = self._prepare(opened, y, continuing=continuing, world=world)
             same_optimizer = continuing and run.fitted["optimizer_name_"] == self.optimizer_name_
             if same_optimizer and self._moments:
                 load_moments(run.optimizer, self._moments)
@@ -510,10 +511,8 @@ class SimCLRTransformer(
     def _prepare(self, X, y, *, continuing: bool, world: World = ALONE) -> Run:
         """Do everything that can go wrong before the training starts."""
         _check_output_layer(self.output_layer, self.projection_layers)
-        skip_bad = self.on_bad_files == "skip"
-        X = open_files(self, X, reset=not continuing, skip_bad=skip_bad)
         samples = read_samples(self, X, reset=not continuing, min_samples=2)
-        objective = self._objective(X, y, len(samples))
+        objective = self._objective(y, len(samples))
         check_agreement(world, samples, self._facts(objective, samples, continuing))
         if continuing:
             self._check_unchanged()
@@ -562,7 +561,7 @@ class SimCLRTransformer(
             "the precision": str(resolve_precision(self.precision, samples.device)),
         }
 
-    def _objective(self, X, y, n_samples: int) -> Objective:
+    def _objective(self, y, n_samples: int) -> Objective:
         """Make the loss, with the labels of the samples if it reads them."""
         loss, labels = resolve_loss(self.loss, self.temperature), None
         if self.__sklearn_tags__().target_tags.required:
@@ -572,11 +571,7 @@ class SimCLRTransformer(
                     f"loss={self.loss!r} learns from labels. Pass y, with -1 where there is no "
                     "label, or choose another loss."
                 )
-            if isinstance(X, ImageFiles):
-                codes = read_labels(y, X.n_paths)[1][X.kept]
-            else:
-                codes = read_labels(y, n_samples)[1]
-            labels = torch.from_numpy(codes)
+            labels = torch.from_numpy(read_labels(y, n_samples)[1])
         return Objective(loss, labels, f"loss={self.loss!r}, temperature={self.temperature}")
 
     def _check_unchanged(self) -> None:

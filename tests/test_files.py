@@ -17,6 +17,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
+from sklearn.callback import ScoringMonitor
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -812,9 +813,8 @@ def test_skipped_files_take_their_labels_along(
     expected = simclr(loss="supcon").fit(images, labels)
     assert model.image_shape_ == (16, 16, 3)
     assert_array_equal(model.transform(folder), expected.transform(images))
-    with pytest.raises(ValueError, match=r"y holds 32 labels, but X has 33 rows"):
-        with pytest.warns(UserWarning):
-            model.fit(X, labels)
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[33, 32\]"):
+        model.fit(X, labels)
 
 
 def test_partial_fit_skips_too(simclr, folder, photos):
@@ -824,6 +824,28 @@ def test_partial_fit_skips_too(simclr, folder, photos):
         model.partial_fit(["gone.png", *folder], [5, *labels])
     expected = simclr(loss="supcon").partial_fit(images, labels).partial_fit(images, labels)
     assert_array_equal(model.transform(images), expected.transform(images))
+
+
+def test_callbacks_do_not_see_skipped_files(simclr, folder, photos):
+    monitor = ScoringMonitor(scoring={"own": lambda estimator, X, y: estimator.score(X)})
+    model = simclr(loss="supcon", on_bad_files="skip").set_callbacks(monitor)
+    with pytest.warns(UserWarning, match=r"gone\.png"):
+        model.fit(pd.Series(["gone.png", *folder]), pd.Series([5, *photos[1]]))
+    scores = [row["own"] for row in monitor.get_logs().data if row["task_name"] == "epoch"]
+    assert len(scores) == 2
+    assert scores[-1] == model.score(folder)
+
+
+def test_classifier_skips_files_where_the_transformer_reads_labels(simclr, folder, photos):
+    images, labels = photos
+
+    def fit(X, y):
+        transformer = simclr(loss="supcon", on_bad_files="skip")
+        return SimCLRClassifier(transformer, max_iter=4, batch_size=8, random_state=0).fit(X, y)
+
+    with pytest.warns(UserWarning, match=r"gone\.png"):
+        model = fit(["gone.png", *folder], [-1, *labels])
+    assert_array_equal(model.predict_proba(images), fit(images, labels).predict_proba(images))
 
 
 def test_too_few_files(simclr, folder):

@@ -19,8 +19,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 from torch import nn
 
-import sklearn_simclr._transformer as transformer_module
-from sklearn_simclr import SimCLRTransformer
+from sklearn_simclr import SimCLRTransformer, _reading, _transformer
 from sklearn_simclr.augmentation import AffineAugmentation, SimCLRAugmentation
 from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder
 
@@ -75,14 +74,14 @@ def test_checks_with_other_parameters(estimator, check):
 @pytest.fixture
 def rows_are_images(monkeypatch):
     """Read each row as an image one pixel high: the checks feed matrices of many widths."""
-    read = transformer_module.read_image_shape
+    read = _reading.read_image_shape
 
     def read_strip(shape, image_shape, channel_axis):
         if len(shape) <= 2:
             return 1, shape[-1], 1
         return read(shape, image_shape, channel_axis)
 
-    monkeypatch.setattr(transformer_module, "read_image_shape", read_strip)
+    monkeypatch.setattr(_reading, "read_image_shape", read_strip)
 
 
 @pytest.mark.usefixtures("rows_are_images")
@@ -261,13 +260,13 @@ def test_grid_search_without_labels_by_the_score_of_the_estimator(simclr, digits
 @pytest.fixture
 def trainings(monkeypatch):
     """List that grows by one with each real training."""
-    counted, train = [], transformer_module.train
+    counted, train = [], _transformer.train
 
     def counting_train(*args, **kwargs):
         counted.append(1)
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(transformer_module, "train", counting_train)
+    monkeypatch.setattr(_transformer, "train", counting_train)
     return counted
 
 
