@@ -1,26 +1,20 @@
 """Files that a killed training goes on from: whole or not there, and read without running code."""
 
-import contextlib
 import hashlib
 import io
 import json
-import os
-import secrets
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # Windows, where a file that is open cannot be removed anyway
-    fcntl = None
+from sklearn_simclr._whole_files import replacing, sweep, try_writing
 
 _MAGIC, _VERSION = b"sklearn_simclr checkpoint ", b"1\n"
 _DIGEST_BYTES = 32
-_SUFFIX, _TEMPORARY = ".ckpt", ".ckpt.tmp"
+_SUFFIX = ".ckpt"
 _STRUCTURE = "structure"  # the entry of the archive that says where its arrays belong
 _SHARE = 20  # what is worked between two checkpoints, in multiples of what the first of them took
 
@@ -35,10 +29,7 @@ def prepare_directory(directory) -> Path:
     """
     directory = Path(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        trial = directory / f"{secrets.token_hex(8)}{_TEMPORARY}"
-        trial.touch(exist_ok=False)
-        trial.unlink(missing_ok=True)  # another process may have swept it
+        try_writing(directory)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"checkpoint_dir={str(directory)!r} is no directory that can be written to: "
@@ -60,9 +51,7 @@ class CheckpointStore:
     Notes
     -----
     The file is a line that names its format, an archive of arrays as `numpy.savez` writes it, and
-    a digest of both. It is written under another name first, and replaces the one before only when
-    it has reached the disk, so that there is a whole one at every moment. Such other names that a
-    killed process has left are removed: those that nobody holds a lock on.
+    a digest of both. It is whole or not there, however its writer ends.
     """
 
     def __init__(self, directory, key: str) -> None:
@@ -78,7 +67,7 @@ class CheckpointStore:
         ValueError
             If the file is damaged, of another format or another training, or cannot be read.
         """
-        self._sweep()
+        sweep(self.path.parent)
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -153,26 +142,12 @@ class CheckpointStore:
         arrays, structure = [], {"key": self.path.stem}
         structure["state"] = _take_arrays(state, arrays)
         text = np.frombuffer(json.dumps(structure).encode(), np.uint8)
-        with _temporary(self.path) as (file, name):
+        with replacing(self.path) as file:
             sink = _HashingSink(file)
             sink.write(_MAGIC + _VERSION)
             named = {f"array{number}": array for number, array in enumerate(arrays)}
             np.savez(sink, **{_STRUCTURE: text}, **named)
             file.write(sink.digest())
-            file.flush()
-            os.fsync(file.fileno())
-            if fcntl is None:
-                file.close()  # an open file cannot be renamed there
-            os.replace(name, self.path)
-        _sync_directory(self.path.parent)
-
-    def _sweep(self) -> None:
-        """Remove what writers have left that were killed, whatever training they were of."""
-        for name in self.path.parent.glob(f"*{_TEMPORARY}"):
-            with contextlib.suppress(OSError), open(name, "rb") as file:
-                if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                name.unlink()
 
 
 class _HashingSink(io.RawIOBase):
@@ -191,42 +166,6 @@ class _HashingSink(io.RawIOBase):
 
     def digest(self) -> bytes:
         return self._hash.digest()
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[tuple]:
-    """Open a locked file beside `path`; it is gone afterwards, unless it was renamed."""
-    name = path.with_name(f"{path.stem}.{secrets.token_hex(8)}{_TEMPORARY}")
-    file = _create_locked(name)
-    with file:
-        try:
-            yield file, name
-        finally:
-            with contextlib.suppress(OSError):
-                name.unlink()
-
-
-def _create_locked(name: Path):
-    """Create a file that is locked until it is closed, be it by the end of the process."""
-    while True:
-        file = open(name, "xb")
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # where the file system has no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
-            return file
-        file.close()  # it was swept before it was locked
-
-
-def _sync_directory(directory: Path) -> None:
-    """Have the name of a file reach the disk too, where that is known."""
-    if hasattr(os, "O_DIRECTORY"):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def _take_arrays(value, arrays: list[np.ndarray]):

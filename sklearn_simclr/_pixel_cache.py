@@ -8,19 +8,16 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import struct
-import time
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from sklearn_simclr._whole_files import replacing, sweep
+
 _TAIL = struct.Struct("<Q16s")
 _MARK = b"sklearn_simclr 1"
-_TEMPORARY = re.compile(r"[0-9a-f]{40}\.[0-9a-f]{32}\.tmp")  # beside whatever else is in the folder
-_LEFT_BEHIND = 3600  # seconds without a write after which a temporary file has no writer any more
 _BLOCK_BYTES = 2**24  # hashed at a time
 
 
@@ -58,25 +55,17 @@ def write_pixels(
 ) -> np.memmap | np.ndarray:
     """Write the rows of all blocks, and then `bad` as the blocks have left it; return the rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_behind(path.parent)
-    temporary = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")
-    content, n_rows, n_values = hashlib.blake2b(digest_size=20), 0, 0
-    try:
-        with open(temporary, "xb") as file:
-            for block in blocks:
-                file.write(block)
-                content.update(block)
-                n_rows, n_values = n_rows + len(block), block.shape[1]
-            record = {"shape": [n_rows, n_values], "digest": content.hexdigest(), "bad": bad}
-            text = json.dumps(record).encode()
-            file.write(text + _TAIL.pack(len(text), _MARK))
-        if not n_rows:
-            return np.empty((0, n_values), np.uint8)  # nothing worth keeping
-        os.replace(temporary, path)
-        return _map(path)[0]
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
+    sweep(path.parent)
+    content, n_rows = hashlib.blake2b(digest_size=20), 0
+    with replacing(path) as file:
+        for block in blocks:
+            file.write(block)
+            content.update(block)
+            n_rows, n_values = n_rows + len(block), block.shape[1]
+        record = {"shape": [n_rows, n_values], "digest": content.hexdigest(), "bad": bad}
+        text = json.dumps(record).encode()
+        file.write(text + _TAIL.pack(len(text), _MARK))
+    return _map(path)[0] if n_rows else np.empty((0, n_values), np.uint8)
 
 
 def content_digest(blocks: Iterable[np.ndarray]) -> str:
@@ -103,14 +92,3 @@ def _map(path: Path) -> tuple[np.memmap, dict]:
     if n_rows * n_values != n_bytes:
         raise ValueError(f"{path} holds {n_bytes} values, not {n_rows} x {n_values}.")
     return np.memmap(path, np.uint8, "r", shape=(n_rows, n_values)), record
-
-
-def _remove_left_behind(folder: Path) -> None:
-    """Remove the temporary files of processes that have died."""
-    for path in folder.iterdir():
-        with contextlib.suppress(OSError):
-            if (
-                _TEMPORARY.fullmatch(path.name)
-                and time.time() - path.stat().st_mtime > _LEFT_BEHIND
-            ):
-                path.unlink()

@@ -32,14 +32,14 @@ LAYERS = (
         "optim",
         "projection",
     },
-    {"_composition", "_view_parts"},
+    {"_composition", "_pixel_cache", "_view_parts"},
     {
         "_decoding",
         "_kernels",
-        "_pixel_cache",
         "_pretrained",
         "_version",
         "_view_params",
+        "_whole_files",
         "_workers",
     },
 )
