@@ -68,6 +68,14 @@ def every_epoch(monkeypatch):
     monkeypatch.setattr(_checkpoints, "_SHARE", 0)
 
 
+@pytest.fixture(autouse=True)
+def hears_ctrl_c():
+    """Listen to SIGINT, which whoever starts the tests in the background has ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def names_in(directory):
     return sorted(path.name for path in Path(directory).iterdir())
 
