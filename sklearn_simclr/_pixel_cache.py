@@ -65,7 +65,10 @@ def write_pixels(
         record = {"shape": [n_rows, n_values], "digest": content.hexdigest(), "bad": bad}
         text = json.dumps(record).encode()
         file.write(text + _TAIL.pack(len(text), _MARK))
-    return _map(path)[0] if n_rows else np.empty((0, n_values), np.uint8)
+    if not n_rows:
+        path.unlink(missing_ok=True)  # nothing worth keeping
+        return np.empty((0, n_values), np.uint8)
+    return _map(path)[0]
 
 
 def content_digest(blocks: Iterable[np.ndarray]) -> str:
