@@ -1135,9 +1135,12 @@ def test_a_real_ctrl_c(digits, folders):
     np.save(output / "images.npy", digits[0])
     params = {"batch_size": 16, "max_epochs": 100_000, "random_state": 0}
     process = start(directory, output, 20, params)
-    while not list(directory.glob("*.ckpt")):  # the first epoch is over
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    process.join(60)
-    assert process.exitcode == 0
+    try:
+        while not list(directory.glob("*.ckpt")):  # the first epoch is over
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
     assert np.isfinite(np.load(output / "features.npy")).all()
