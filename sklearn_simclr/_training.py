@@ -291,7 +291,7 @@ def encode(
         block = network.represent(_whole(batch, image_size), output_layer)
         if features is None:
             features = np.empty((len(rows), block.shape[1]), np.float32)
-        features[start : start + len(block)] = block.float().cpu()
+        features[start : start + len(block)] = block.float().cpu().numpy()
         start += len(block)
     return world.rows_of_all(torch.from_numpy(features), n).numpy() if is_shared else features
 
