@@ -19,7 +19,7 @@ _STRUCTURE = "structure"  # the entry of the archive that says where its arrays 
 _SHARE = 20  # what is worked between two checkpoints, in multiples of what the first of them took
 
 
-def prepare_directory(directory) -> Path:
+def prepare_directory(directory) -> None:
     """Make a directory for checkpoints if it is missing, and try to write there.
 
     Raises
@@ -27,15 +27,13 @@ def prepare_directory(directory) -> Path:
     ValueError
         If that is impossible.
     """
-    directory = Path(directory)
     try:
-        try_writing(directory)
+        try_writing(Path(directory))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"checkpoint_dir={str(directory)!r} is no directory that can be written to: "
             f"{type(error).__name__}: {error}. Pass another directory, or checkpoint_dir=None."
         ) from error
-    return directory
 
 
 class CheckpointStore:

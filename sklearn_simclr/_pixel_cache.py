@@ -18,7 +18,6 @@ from sklearn_simclr._whole_files import replacing, sweep
 
 _TAIL = struct.Struct("<Q16s")
 _MARK = b"sklearn_simclr 1"
-_BLOCK_BYTES = 2**24  # hashed at a time
 
 
 def cache_path(folder: str | os.PathLike, paths: list[str], image_shape: tuple) -> Path:
@@ -43,7 +42,7 @@ def open_pixels(path: Path, n_values: int) -> tuple[np.memmap, dict[int, str]] |
     """
     try:
         rows, record = _map(path)
-        if rows.shape[1] != n_values or content_digest([rows]) != record["digest"]:
+        if rows.shape[1] != n_values or content_digest(rows) != record["digest"]:
             return None
         return rows, {int(number): str(reason) for number, reason in record["bad"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error):
@@ -71,14 +70,9 @@ def write_pixels(
     return _map(path)[0]
 
 
-def content_digest(blocks: Iterable[np.ndarray]) -> str:
-    """Return a hash of the bytes of all blocks, in hexadecimal digits."""
-    content = hashlib.blake2b(digest_size=20)
-    for block in blocks:
-        n_rows = max(1, _BLOCK_BYTES // max(1, block.shape[1]))
-        for first in range(0, len(block), n_rows):
-            content.update(block[first : first + n_rows])
-    return content.hexdigest()
+def content_digest(rows: np.ndarray) -> str:
+    """Return a hash of the bytes of all rows, in hexadecimal digits."""
+    return hashlib.blake2b(rows, digest_size=20).hexdigest()
 
 
 def _map(path: Path) -> tuple[np.memmap, dict]:

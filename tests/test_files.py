@@ -1036,7 +1036,7 @@ def test_hash_in_a_pass_equals_the_hash_of_the_whole(folder, photos, monkeypatch
     monkeypatch.setattr(_files, "_KEPT_BYTES", 1000)
     expected = hashlib.blake2b(photos[0].tobytes(), digest_size=20).hexdigest()
     assert read_files(folder).rows.digest == expected
-    assert _pixel_cache.content_digest([photos[0].reshape(32, -1)]) == expected
+    assert _pixel_cache.content_digest(photos[0].reshape(32, -1)) == expected
 
 
 def test_default_transformer_takes_files(folder):
