@@ -15,6 +15,7 @@ from sklearn_simclr._distributed import ALONE, World, global_batch_norm
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._views import Views
+from sklearn_simclr.losses import full_precision
 
 _EVALUATED_ROWS = 256  # at a time
 _COMPARED_ROWS = 64  # between processes
@@ -90,13 +91,13 @@ def _try_views(network: SimCLRNetwork, batch: Tensor, views: Views) -> Tensor:
     return z.float().requires_grad_()
 
 
-def check_agreement(world: World, samples: Samples, facts: dict) -> None:
+def check_agreement(world: World, samples: Samples, collect_facts: Callable[[], dict]) -> None:
     """Compare between processes what they are about to work on.
 
     Parameters
     ----------
-    facts : dict
-        Values by the names that an error message gives them.
+    collect_facts : callable
+        Returns values by the names that an error message gives them; one process does without.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def check_agreement(world: World, samples: Samples, facts: dict) -> None:
     """
     if world.size == 1:
         return
-    facts = facts | {
+    facts = collect_facts() | {
         "the number of rows of X": len(samples),
         "the shape of a sample": samples.input_shape,
         "the pixels that stand for 0 and 1": samples.pixel_range,
@@ -257,8 +258,7 @@ def _of_all(z: Tensor, n: int, world: World) -> tuple[Tensor, Tensor]:
     if world.size == 1:
         z1, z2 = z.chunk(2)
         return z1, z2
-    z = z if z.dtype == torch.float64 else z.float()  # as the losses compute
-    pairs = torch.stack(z.chunk(2), dim=1)  # (k, 2, d)
+    pairs = torch.stack(full_precision(z).chunk(2), dim=1)  # (k, 2, d)
     z1, z2 = world.gather(pairs, n).unbind(1)
     return z1, z2
 

@@ -492,7 +492,7 @@ class SimCLRTransformer(
         with joined() as world:
             network, samples = self._restore(X, min_samples=1)
             facts = {"the method": "transform", "output_layer": self.output_layer}
-            check_agreement(world, samples, facts)
+            check_agreement(world, samples, lambda: facts)
             return encode(network, samples, self._view_size, self.output_layer, world)
 
     @plain_torch()
@@ -513,7 +513,7 @@ class SimCLRTransformer(
         _check_output_layer(self.output_layer, self.projection_layers)
         samples = read_samples(self, X, reset=not continuing, min_samples=2)
         objective = self._objective(y, len(samples))
-        check_agreement(world, samples, self._facts(objective, samples, continuing))
+        check_agreement(world, samples, lambda: self._facts(objective, samples, continuing))
         if continuing:
             self._check_unchanged()
             fitted = {name: vars(self)[name] for name in _KEPT}

@@ -292,11 +292,12 @@ def _similarities(z1: Tensor, z2: Tensor) -> Tensor:
             f"got {tuple(z1.shape)} and {tuple(z2.shape)}."
         )
     with torch.autocast(z1.device.type, enabled=False):
-        z = F.normalize(_full_precision(torch.cat([z1, z2])), dim=1)  # (2n, d)
+        z = F.normalize(full_precision(torch.cat([z1, z2])), dim=1)  # (2n, d)
         return (z @ z.T).fill_diagonal_(-torch.inf)
 
 
-def _full_precision(z: Tensor) -> Tensor:
+def full_precision(z: Tensor) -> Tensor:
+    """Bring projections to the precision that losses are computed in: float32, or float64."""
     return z if z.dtype == torch.float64 else z.float()
 
 
@@ -385,7 +386,7 @@ def resolve_loss(loss: str | Callable, temperature: float) -> Callable:
 
     def checked(z1: Tensor, z2: Tensor, labels: Tensor | None) -> Tensor:
         with torch.autocast(z1.device.type, enabled=False):
-            value = function(_full_precision(z1), _full_precision(z2))
+            value = function(full_precision(z1), full_precision(z2))
         _check_value(value, loss, needs_gradient=z1.requires_grad)
         return value
 
