@@ -1,6 +1,12 @@
 """Configuration of the Sphinx site."""
 
+import sys
+from pathlib import Path
+
 import sklearn_simclr
+
+sys.path.insert(0, str(Path(__file__).parent))
+from layers import picture
 
 project = "sklearn_simclr"
 author = "The sklearn_simclr developers"
@@ -11,6 +17,8 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
 default_role = "code"
@@ -19,17 +27,40 @@ templates_path = ["_templates"]
 suppress_warnings = ["myst.header"]  # the tables of the benchmarks start below the top level
 
 autodoc_typehints = "none"  # the docstrings give the types
+copybutton_exclude = ".linenos, .gp, .go"  # prompts and output
 numpydoc_show_class_members = False  # the templates list the methods
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
+    "backreferences_dir": "generated/backreferences",
+    "doc_module": ("sklearn_simclr",),
     "ignore_pattern": r"^(?!plot_)",
     "reset_modules": (),
     "write_computation_times": False,
 }
 
 html_theme = "pydata_sphinx_theme"
-html_title = f"{project} {release}"
+html_title = project
 html_show_sourcelink = False
-html_theme_options = {"navigation_with_keys": False}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "header_links_before_dropdown": 6,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_sidebars = {"install": [], "tutorial": [], "comparison": [], "benchmarks": [], "changelog": []}
+
+
+def _draw_layers(app):
+    target = Path(app.srcdir) / "generated" / "layers.svg"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(picture(), encoding="utf-8")
+
+
+def setup(app):
+    """Draw what the pages show before they are read."""
+    app.connect("builder-inited", _draw_layers)
