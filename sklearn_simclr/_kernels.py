@@ -28,16 +28,17 @@ def resized_crop(
     ----------
     batch : Tensor of shape (n, c, h, w)
         Images.
-    top, left, height, width : integer Tensor of shape (n,)
-        The boxes, in pixels.
-    flip : bool Tensor of shape (n,)
-        Which boxes are mirrored left to right.
+    top, left, height, width : Tensor of shape (n,)
+        The boxes, in whole pixels.
+    flip : Tensor of shape (n,)
+        True for boxes that are mirrored left to right.
     size : int or (int, int)
         Height and width of the result, in pixels.
 
     Returns
     -------
     Tensor of shape (n, c, out_height, out_width)
+        The images of the boxes.
 
     Examples
     --------
@@ -79,8 +80,9 @@ def color_jitter(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
     ----------
     images : Tensor of shape (n, c, h, w)
         Images in [0, 1]. Saturation and hue are left alone unless c is 3.
-    order : integer Tensor of shape (n, 4)
-        A permutation of 0 (brightness), 1 (contrast), 2 (saturation) and 3 (hue) for each image.
+    order : Tensor of shape (n, 4)
+        A permutation of the integers 0 (brightness), 1 (contrast), 2 (saturation) and 3 (hue)
+        for each image.
     factors : Tensor of shape (n, 4)
         Factors of brightness, contrast and saturation, 1 changes nothing; and the turn of the hue
         in [-0.5, 0.5].
@@ -159,6 +161,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (n, c, h, w)
+        The blurred images.
 
     Examples
     --------
@@ -201,6 +204,7 @@ def affine(
     Returns
     -------
     Tensor of shape (n, c, h, w)
+        The changed images.
 
     Examples
     --------

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
+__all__ = ["load_image_paths"]
+
 # What `SimCLRTransformer` reads.
 _SUFFIXES = frozenset(
     ".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
@@ -40,6 +42,8 @@ def load_image_paths(
     Returns
     -------
     Bunch
+        With the attributes
+
         data : ndarray of shape (n,)
             Paths, each starting with `root`, as str.
         target : ndarray of shape (n,)

@@ -16,6 +16,14 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from sklearn_simclr._pretrained import WEIGHTS_CONSTRAINT, load_pretrained, read_weights
 
+__all__ = [
+    "ConvNetEncoder",
+    "MLPEncoder",
+    "ResNetEncoder",
+    "TorchvisionEncoder",
+    "torchvision_names",
+]
+
 _STAGES = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -266,6 +274,11 @@ class MLPEncoder(BaseEstimator):
 
 def torchvision_names() -> list[str]:
     """Names of the torchvision classification networks that `encoder` accepts.
+
+    Returns
+    -------
+    list of str
+        Their names, sorted.
 
     Examples
     --------

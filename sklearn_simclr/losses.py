@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+__all__ = ["dcl", "margin_triplet", "nt_logistic", "nt_xent", "supcon"]
+
 
 def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     """Normalised temperature-scaled cross entropy between two views (NT-Xent).

@@ -16,6 +16,19 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils import column_or_1d, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+__all__ = [
+    "alignment",
+    "alignment_scorer",
+    "contrastive_accuracy",
+    "contrastive_accuracy_scorer",
+    "knn_accuracy",
+    "knn_scorer",
+    "rankme",
+    "rankme_scorer",
+    "uniformity",
+    "uniformity_scorer",
+]
+
 _BLOCK_VALUES = 2**24  # how many similarities are held at a time
 _RANKME_EPSILON = 1e-7  # the paper's, for float32
 _POSITIVE = [Interval(Real, 0, None, closed="neither")]
@@ -47,10 +60,14 @@ def knn_accuracy(
 
     Parameters
     ----------
-    h_train, h_test : array-like of shape (n_train, d) and (n_test, d)
-        Features, of any length but zero.
-    y_train, y_test : array-like of shape (n_train,) and (n_test,)
-        Labels.
+    h_train : array-like of shape (n_train, d)
+        Features to look for neighbours among, of any length but zero.
+    y_train : array-like of shape (n_train,)
+        Their labels.
+    h_test : array-like of shape (n_test, d)
+        Features to find the labels of, of any length but zero.
+    y_test : array-like of shape (n_test,)
+        Their labels.
     n_neighbors : int, default=10
         In 1..n_train.
     weights : {"uniform", "similarity"}, default="uniform"

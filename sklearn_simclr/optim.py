@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+__all__ = ["LARS", "scaled_learning_rate", "warmup_cosine"]
+
 
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling, as in the original SimCLR.
@@ -82,7 +84,18 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Take one step; `closure`, if given, recomputes and returns the loss."""
+        """Take one step, with the gradients that the parameters have.
+
+        Parameters
+        ----------
+        closure : callable, default=None
+            Computes the loss and its gradients anew, and returns the loss.
+
+        Returns
+        -------
+        Tensor or None
+            What `closure` has returned.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -157,6 +170,7 @@ def scaled_learning_rate(batch_size: int, *, base: float = 0.3, rule: str = "lin
     Returns
     -------
     float
+        The learning rate.
 
     Raises
     ------

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+__all__ = ["first_layers", "projection_head"]
+
 
 def projection_head(in_dim: int, out_dim: int, n_layers: int) -> nn.Sequential:
     """Build the head that maps features h to projections z.
