@@ -20,9 +20,10 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from sklearn_simclr._data import as_array, read_labels
 from sklearn_simclr._device import derived_seed, plain_torch, resolve_precision
 from sklearn_simclr._distributed import World, joined
+from sklearn_simclr._export import ExportedNetwork, write_onnx
 from sklearn_simclr._files import as_paths
 from sklearn_simclr._finetuning import NetworkWithHead, Task, fine_tune
-from sklearn_simclr._persistence import to_plain
+from sklearn_simclr._persistence import load_weights, to_plain
 from sklearn_simclr._reading import open_to_learn
 from sklearn_simclr._run import views_of
 from sklearn_simclr._transformer import SimCLRTransformer
@@ -266,6 +267,56 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
+    def to_torch(self):
+        """Return the classifier as a plain torch module.
+
+        The module takes tensors in the layout of `predict`, preprocessing included, and returns the
+        logits, whose softmax `predict_proba` is. The rest is as in `SimCLRTransformer.to_torch`.
+
+        Returns
+        -------
+        nn.Module
+            On the CPU, in float32 and in evaluation mode; maps X to logits (n, k) in the order of
+            `classes_`, for two classes too. Its state dict has ``classifier.weight`` and
+            ``classifier.bias`` beside what that of a transformer has.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If `fit` has not been called.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
+        >>> images, labels = load_digits(return_X_y=True)
+        >>> images, labels = images[:200].reshape(-1, 8, 8), labels[:200]
+        >>> simclr = SimCLRTransformer(max_epochs=1)
+        >>> model = SimCLRClassifier(simclr, method="linear", random_state=0).fit(images, labels)
+        >>> logits = model.to_torch()(torch.from_numpy(images))
+        >>> bool((model.classes_[logits.argmax(1)] == model.predict(images)).all())
+        True
+        """
+        return self._exported()
+
+    @plain_torch()
+    def to_onnx(self, path, *, input_dtype="auto"):
+        """Write the classifier to a file in the format ONNX.
+
+        The file holds the network that `to_torch` returns. It takes "X", of any number of rows, in
+        the layout of `predict`, images of one channel as (n, h, w); it gives the logits as
+        "output". Needs the packages of the extra `onnx`.
+
+        Parameters
+        ----------
+        path : str or path
+            The file, which is overwritten.
+        input_dtype : {"auto", "uint8", "float32"}, default="auto"
+            As in `SimCLRTransformer.to_onnx`, where the errors are listed too.
+        """
+        write_onnx(self._exported(), path, input_dtype)
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coef_")
 
@@ -278,6 +329,14 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
         """Logits (n, k), whatever the number of classes."""
         check_is_fitted(self)
         return _Model(self.transformer_, self.coef_, self.intercept_).logits(X)
+
+    @plain_torch()
+    def _exported(self) -> ExportedNetwork:
+        check_is_fitted(self)
+        n_classes, n_features = self.coef_.shape
+        linear = torch.nn.Linear(n_features, n_classes, dtype=torch.float32)
+        load_weights(linear, {"weight": self.coef_, "bias": self.intercept_})
+        return self.transformer_._exported(linear)
 
     def _read_targets(self, y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the classes, and the number of each row's class, -1 where it has no label."""

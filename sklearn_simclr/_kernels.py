@@ -294,6 +294,27 @@ def resize(batch: Tensor, size: int) -> Tensor:
     return F.interpolate(batch, (size, size), mode="bilinear", antialias=True)
 
 
+def resizing_matrices(height: int, width: int, size: int) -> tuple[Tensor, Tensor]:
+    """Make what resizes images of one size as `resize` does, ``rows @ images @ columns``.
+
+    Returns
+    -------
+    rows, columns : Tensor of shape (size, height) and (width, size)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_simclr._kernels import resizing_matrices
+    >>> rows, columns = resizing_matrices(1, 4, 2)
+    >>> torch.tensor([[0.0, 1.0, 2.0, 3.0]]) @ columns
+    tensor([[0.7143, 2.2857]])
+    """
+    start = torch.tensor([0])
+    rows = _interpolation_matrix(start, torch.tensor([height]), height, size)[0]
+    columns = _interpolation_matrix(start, torch.tensor([width]), width, size)[0]
+    return rows, columns.T.contiguous()
+
+
 def update_rows(images: Tensor, chosen: Tensor, operation, *params: Tensor) -> None:
     """Replace the chosen rows of `images`, in place, by ``operation(rows, *their_params)``."""
     index = chosen.nonzero().squeeze(1)

@@ -40,13 +40,18 @@ class SimCLRNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features h (n, d) of images in [0, 1] (n, c, h, w), or of vectors."""
-        shape = (-1, 1, 1) if x.ndim == 4 else (-1,)
-        x = (x - self.mean.view(shape)) / self.scale.view(shape)
+        x = standardised(x, self.mean, self.scale)
         return self.encoder(x.contiguous(memory_format=self.memory_format))
 
     def represent(self, x: Tensor, output_layer: int) -> Tensor:
         """Return h behind the first `output_layer` layers of the head: h itself, ..., z."""
         return first_layers(self.head, output_layer)(self(x))
+
+
+def standardised(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Take mean and scale out of the channels of images (n, c, h, w), or of vectors (n, d)."""
+    shape = (-1, 1, 1) if x.ndim == 4 else (-1,)
+    return (x - mean.view(shape)) / scale.view(shape)
 
 
 def largest_weight(network: nn.Module) -> Tensor:

@@ -138,28 +138,28 @@ class Run:
         }
 
 
-def restored_network(fitted: dict, samples: Samples) -> SimCLRNetwork:
-    """Make the network that the fitted attributes describe, on the device of the samples."""
+def restored_network(
+    fitted: dict, input_shape: tuple[int, ...], device: torch.device
+) -> SimCLRNetwork:
+    """Make the network that the fitted attributes describe, for samples (c, h, w) or (d,)."""
     network = build_network(
         fitted["_encoder"],
         fitted["_head"],
-        network_input(samples, fitted["_view_size"]),
+        network_input(input_shape, fitted["_view_size"]),
         fitted["mean_"],
         fitted["scale_"],
         n_features=fitted.get("_h_dim"),
         seed=derived_seed(fitted["_seed"], _WEIGHTS_STREAM),
-        device=samples.device,
+        device=device,
     )
     if "_weights" in fitted:
         load_weights(network, fitted["_weights"])
     return network
 
 
-def network_input(samples: Samples, view_size: int | None) -> tuple[int, ...]:
-    """Shape of a sample as the encoder sees it: (c, h, w) or (d,)."""
-    if view_size is None:
-        return samples.input_shape
-    return samples.input_shape[0], view_size, view_size
+def network_input(input_shape: tuple[int, ...], view_size: int | None) -> tuple[int, ...]:
+    """Shape of a sample (c, h, w) or (d,) as the encoder sees it."""
+    return input_shape if view_size is None else (input_shape[0], view_size, view_size)
 
 
 def views_of(fitted: dict, loss: str | Callable = "nt_xent") -> Views:

@@ -25,6 +25,7 @@ from sklearn_simclr._checkpoints import CheckpointStore, prepare_directory
 from sklearn_simclr._data import Samples, batch_shape, channel_statistics, read_labels
 from sklearn_simclr._device import plain_torch, resolve_precision
 from sklearn_simclr._distributed import ALONE, World, joined
+from sklearn_simclr._export import ExportedNetwork, write_onnx
 from sklearn_simclr._network import SimCLRNetwork
 from sklearn_simclr._persistence import load_moments, to_plain
 from sklearn_simclr._reading import open_to_learn, read_samples
@@ -458,6 +459,87 @@ class SimCLRTransformer(
         network, samples = self._restore(X, min_samples=2)
         return discrimination_accuracy(network, samples, views_of(vars(self)), self._seed)
 
+    def to_torch(self):
+        """Return what `transform` computes as a plain torch module.
+
+        The module takes tensors in the layout of `transform`, preprocessing included, and returns
+        the features, by the present `output_layer`. It shares nothing with the transformer. Unlike
+        `transform` it can be trained further, and it does not look at the values of X: pixels have
+        to be in the range of those in fit, or uint8 where that was [0, 1].
+
+        Returns
+        -------
+        nn.Module
+            On the CPU, in float32 and in evaluation mode. Its state dict has the encoder's weights
+            as ``encoder.*``, those of the projection layers as ``head.*``, and `mean` and `scale`.
+            One that was fitted on image files takes the pixels of images of `image_shape_`.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If `fit` has not been called.
+        ValueError
+            If `output_layer` is beyond the projection head.
+
+        See Also
+        --------
+        to_onnx : The same in a file that needs neither torch nor Python.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn_simclr import SimCLRTransformer
+        >>> images = load_digits().images[:300]  # (300, 8, 8)
+        >>> simclr = SimCLRTransformer(max_epochs=1, random_state=0).fit(images)
+        >>> module = simclr.to_torch()
+        >>> features = module(torch.from_numpy(images))
+        >>> torch.allclose(features, torch.from_numpy(simclr.transform(images)), atol=1e-5)
+        True
+        """
+        return self._exported()
+
+    @plain_torch()
+    def to_onnx(self, path, *, input_dtype="auto"):
+        """Write what `transform` computes to a file in the format ONNX.
+
+        The file holds the network that `to_torch` returns. It takes "X", of any number of rows, in
+        the layout of `transform`, images of one channel as (n, h, w); it gives "output". Needs the
+        packages of the extra `onnx`.
+
+        Parameters
+        ----------
+        path : str or path
+            The file, which is overwritten.
+        input_dtype : {"auto", "uint8", "float32"}, default="auto"
+            Type of X in the file. "auto" is "uint8" if `pixel_range_` is that of bytes.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If `fit` has not been called.
+        ValueError
+            If `input_dtype` is another one.
+        ImportError
+            If the packages are not installed.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import onnxruntime
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn_simclr import SimCLRTransformer
+        >>> images = load_digits().images[:300].astype("float32")  # (300, 8, 8)
+        >>> simclr = SimCLRTransformer(max_epochs=1, random_state=0).fit(images)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "digits.onnx")
+        ...     simclr.to_onnx(path)
+        ...     session = onnxruntime.InferenceSession(path)
+        >>> session.run(None, {"X": images})[0].shape
+        (300, 128)
+        """
+        write_onnx(self._exported(), path, input_dtype)
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_weights")
 
@@ -506,7 +588,26 @@ class SimCLRTransformer(
         check_is_fitted(self)
         _check_output_layer(self.output_layer, self._head[1])
         samples = read_samples(self, X, reset=False, min_samples=min_samples)
-        return restored_network(vars(self), samples), samples
+        return restored_network(vars(self), samples.input_shape, samples.device), samples
+
+    @plain_torch()
+    def _exported(self, linear: torch.nn.Linear | None = None) -> ExportedNetwork:
+        """Rebuild the trained network as a module of its own, with a layer behind its features."""
+        check_is_fitted(self)
+        _check_output_layer(self.output_layer, self._head[1])
+        input_shape = (self.n_features_in_,)
+        if self.image_shape_ is not None:
+            height, width, channels = self.image_shape_
+            input_shape = (channels, height, width)
+        return ExportedNetwork(
+            restored_network(vars(self), input_shape, torch.device("cpu")),
+            self.output_layer,
+            image_shape=self.image_shape_,
+            channels_first=self.channel_axis == 1,
+            pixel_range=self.pixel_range_,
+            image_size=self._view_size,
+            linear=linear,
+        )
 
     def _prepare(self, X, y, *, continuing: bool, world: World = ALONE) -> Run:
         """Do everything that can go wrong before the training starts."""
@@ -521,7 +622,7 @@ class SimCLRTransformer(
         else:
             fitted = self._decide(samples, world)
         fitted |= self._settings(samples, fitted["_view_size"])
-        network = restored_network(fitted, samples)
+        network = restored_network(fitted, samples.input_shape, samples.device)
         fitted["_encoder"] = without_weights(fitted["_encoder"], network.encoder)
         fitted["_h_dim"] = network.n_features
         if not any(param.requires_grad for param in network.parameters()):
@@ -598,7 +699,7 @@ class SimCLRTransformer(
                 f"image_size={self.image_size} needs images, but the rows of X are vectors. Pass "
                 "image_shape=(height, width) if they are images, or leave image_size=None."
             )
-        input_shape = network_input(samples, self.image_size)
+        input_shape = network_input(samples.input_shape, self.image_size)
         encoder = resolve_encoder(self.encoder, input_shape, len(samples))
         mean, scale = world.from_first(lambda: channel_statistics(samples))
         seed = world.from_first(lambda: check_random_state(self.random_state).randint(2**31 - 1))

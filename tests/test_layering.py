@@ -14,7 +14,7 @@ LAYERS = (
     {"_classifier"},
     {"_transformer"},
     {"_run"},
-    {"_finetuning", "_training"},
+    {"_export", "_finetuning", "_training"},
     {"_network", "_reading", "_views"},
     {
         "_checkpoints",
