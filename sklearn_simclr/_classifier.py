@@ -2,28 +2,29 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
+from sklearn.callback import CallbackContext, CallbackSupportMixin
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_random_state
+from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from sklearn_simclr._data import as_array, read_labels
-from sklearn_simclr._device import derived_seed, plain_torch, resolve_precision
+from sklearn_simclr._device import derived_seed, describe, plain_torch, resolve_precision
 from sklearn_simclr._distributed import World, joined
 from sklearn_simclr._export import ExportedNetwork, write_onnx
 from sklearn_simclr._files import as_paths
-from sklearn_simclr._finetuning import NetworkWithHead, Task, fine_tune
+from sklearn_simclr._finetuning import NetworkWithHead, StepsRecord, Task, fine_tune, n_records
 from sklearn_simclr._persistence import load_weights, to_plain
+from sklearn_simclr._probe import LinearModel, fit_probe
+from sklearn_simclr._progress import Progress
 from sklearn_simclr._reading import open_to_learn
 from sklearn_simclr._run import views_of
 from sklearn_simclr._transformer import SimCLRTransformer
@@ -32,11 +33,10 @@ from sklearn_simclr.optim import make_optimizer, warmup_cosine
 _ROWS_TO_FINE_TUNE = 10  # labelled, a class
 _MIN_STEPS, _MIN_EPOCHS = 200, 30  # what max_iter="auto" takes at least
 _WARMUP_SHARE = 0.1
-_PROBE_ITERATIONS = 1000  # at most
 _TEACHER, _STUDENT = 0, 1  # what a seed is derived for
 
 
-class SimCLRClassifier(ClassifierMixin, BaseEstimator):
+class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Classify images or vectors of which few are labelled.
 
     `fit` trains a :class:`SimCLRTransformer` on all rows of X, then a classifier on the labelled
@@ -73,7 +73,9 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
     random_state : int, RandomState instance or None, default=None
         Seed of everything random, also of a transformer whose own `random_state` is None.
     verbose : int, default=0
-        Whether to print the loss ten times in a training.
+        Whether to print, for the fine-tuning and the distillation each, what is trained, how long
+        it may take, and ten lines as it goes; for the pre-training as well, unless `transformer`
+        is passed, which has a `verbose` of its own.
 
     Attributes
     ----------
@@ -105,6 +107,11 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
     which a few rows could only spoil. The views are those of the pre-training, one of each row. The
     layer that is fine-tuned from is `output_layer` of the transformer; SimCLRv2 [1]_ takes the
     first of three layers of the projection head.
+
+    Callbacks of scikit-learn see the pre-training, the linear layer, ten parts of the fine-tuning
+    and ten of the distillation, and may stop these two. They are given the labelled rows. Those
+    that are to see the epochs of the pre-training are set on `transformer`, but for
+    :class:`sklearn.callback.ProgressBar`, which finds its way there.
 
     References
     ----------
@@ -204,20 +211,20 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
             transformer = self._make_transformer(random_state)
             seed = int(random_state.randint(2**31 - 1))
             pre_trained = transformer.__sklearn_is_fitted__()
-            X, _, left_y = open_to_learn(transformer, X, y, reset=not pre_trained)
+            opened, X, left_y = open_to_learn(transformer, X, y, reset=not pre_trained)
             if left_y is not y:  # files were left out
                 classes, codes = world.from_first(lambda: self._read_targets(left_y, len(X)))
+            lesson = self._plan(opened, X, classes, codes, seed, world, pre_trained=pre_trained)
+            lesson.context.call_on_fit_task_begin(**lesson.told)
             if pre_trained:
-                fitted = self._learn(transformer, X, codes, seed, world)
+                fitted = self._learn(transformer, lesson)
             else:
                 with self._keeping(transformer):
-                    reads_y = transformer.__sklearn_tags__().target_tags.required
-                    transformer.fit(X, codes if reads_y else None)
-                    fitted = self._learn(transformer, X, codes, seed, world)
+                    self._pre_train(transformer, lesson)
+                    fitted = self._learn(transformer, lesson)
         vars(self).pop("feature_names_in_", None)
-        names = {"n_features_in_", "feature_names_in_"} & vars(transformer).keys()
-        fitted |= {name: vars(transformer)[name] for name in names}
-        vars(self).update(fitted, classes_=classes)
+        vars(self).update(fitted)
+        lesson.context.call_on_fit_task_end(**lesson.told, reconstruction_attributes=fitted)
         return self
 
     def predict(self, X):
@@ -328,7 +335,7 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
     def _logits(self, X) -> np.ndarray:
         """Logits (n, k), whatever the number of classes."""
         check_is_fitted(self)
-        return _Model(self.transformer_, self.coef_, self.intercept_).logits(X)
+        return LinearModel.of(vars(self)).logits(X)
 
     @plain_torch()
     def _exported(self) -> ExportedNetwork:
@@ -393,52 +400,103 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
                 )
             raise
 
-    def _learn(
-        self, transformer: SimCLRTransformer, X, codes: np.ndarray, seed: int, world: World
-    ) -> dict:
-        """Learn the classes by `method`; return the fitted attributes."""
-        probe, n_iter = _probe(transformer, X, codes, world)
-        model, losses = probe, []
-        labelled = torch.from_numpy(np.flatnonzero(codes >= 0))
-        method = self.method
+    def _plan(
+        self, opened, X, classes, codes, seed: int, world: World, *, pre_trained: bool
+    ) -> "_Lesson":
+        """Decide what is learned how, and open the context of the callbacks."""
+        labelled = np.flatnonzero(codes >= 0)
+        method, distills = self.method, self.distill and len(labelled) < len(codes)
         if method == "auto":
-            enough = len(labelled) >= _ROWS_TO_FINE_TUNE * len(probe.coef)
+            enough = len(labelled) >= _ROWS_TO_FINE_TUNE * len(classes)
             method = "fine_tuning" if enough else "linear"
-        if method == "fine_tuning":
-            task = Task(labelled, torch.from_numpy(codes)[labelled])
-            model, losses = self._fine_tune(probe, X, task, derived_seed(seed, _TEACHER), world)
-        if self.distill and len(labelled) < len(codes):
-            targets = softmax(model.logits(X) / self.distill_temperature)  # (n, k)
-            task = Task(
-                torch.arange(len(codes)), torch.from_numpy(targets), self.distill_temperature
-            )
-            model, more = self._fine_tune(probe, X, task, derived_seed(seed, _STUDENT), world)
-            losses = losses + more
-        return {
-            "transformer_": model.transformer,
-            "coef_": model.coef,
-            "intercept_": model.intercept,
-            "method_": method,
-            "loss_curve_": losses,
-            "n_iter_": len(losses) or n_iter,
+        n_stages = (not pre_trained) + 1 + (method == "fine_tuning") + distills
+        told = {
+            "estimator": self,
+            "X": lambda: X if len(labelled) == len(codes) else _safe_indexing(X, labelled),
+            "y": lambda: classes[codes[labelled]],
         }
+        context = self._init_callback_context(max_subtasks=n_stages)
+        return _Lesson(opened, classes, codes, method, distills, seed, world, context, told)
+
+    def _pre_train(self, transformer: SimCLRTransformer, lesson: "_Lesson") -> None:
+        """Fit the transformer on all rows."""
+        reads_y = transformer.__sklearn_tags__().target_tags.required
+        stage = lesson.context.subcontext(task_name="pre-training")
+        with stage.propagate_callback_context(transformer):
+            stage.call_on_fit_task_begin(**lesson.told)
+            transformer.fit(lesson.X, lesson.codes if reads_y else None)
+            stage.call_on_fit_task_end(**lesson.told)
+
+    def _learn(self, transformer: SimCLRTransformer, lesson: "_Lesson") -> dict:
+        """Learn the classes; return the fitted attributes."""
+        stage = lesson.context.subcontext(task_name="linear")
+        stage.call_on_fit_task_begin(**lesson.told)
+        probe, n_iter = fit_probe(transformer, lesson.X, lesson.codes, lesson.world)
+        fitted = lesson.fitted(probe, [], n_iter)
+        stage.call_on_fit_task_end(**lesson.told, reconstruction_attributes=fitted)
+        if lesson.method == "fine_tuning":
+            labelled = torch.from_numpy(np.flatnonzero(lesson.codes >= 0))
+            task = Task(labelled, torch.from_numpy(lesson.codes)[labelled])
+            fitted = self._fine_tune("fine-tuning", _TEACHER, probe, task, lesson, [])
+        if lesson.distills:
+            logits = LinearModel.of(fitted).logits(lesson.X)
+            targets = torch.from_numpy(softmax(logits / self.distill_temperature))  # (n, k)
+            task = Task(torch.arange(len(targets)), targets, self.distill_temperature)
+            before = fitted["loss_curve_"]
+            fitted = self._fine_tune("distillation", _STUDENT, probe, task, lesson, before)
+        return fitted
 
     def _fine_tune(
-        self, start: "_Model", X, task: Task, seed: int, world: World
-    ) -> tuple["_Model", list[float]]:
-        """Train a copy of a model; return it and the loss of each step.
+        self,
+        name: str,
+        stream: int,
+        start: LinearModel,
+        task: Task,
+        lesson: "_Lesson",
+        losses_before: list[float],
+    ) -> dict:
+        """Train a copy of a model; return the fitted attributes that this comes to.
 
-        Every process of `world` does all of it, and takes over what the first has come to.
+        Every process of a run does all of it, and takes over what the first has come to.
         """
         transformer = copy.copy(start.transformer)
-        network, samples = transformer._restore(X, min_samples=1)
+        network, samples = transformer._restore(lesson.X, min_samples=1)
         trained = NetworkWithHead(network, transformer.output_layer, start.coef, start.intercept)
-        n_steps = self.max_iter
-        if n_steps == "auto":
-            n_steps = max(_MIN_STEPS, -(-_MIN_EPOCHS * len(task.rows) // self.batch_size))
+        n_steps, losses = self._n_steps(task), list(losses_before)
+
+        def fitted() -> dict:
+            learned = copy.copy(transformer)
+            learned._take_weights(network)
+            coef, intercept = (to_plain(part) for part in (trained.coef, trained.intercept))
+            return lesson.fitted(LinearModel(learned, coef, intercept), list(losses), len(losses))
+
+        stage = lesson.context.subcontext(task_name=name, max_subtasks=n_records(n_steps))
+        stage.call_on_fit_task_begin(**lesson.told)
+        records = self._steps(name, stream, trained, samples, task, transformer, lesson)
+        for _ in range(n_records(n_steps)):
+            part = stage.subcontext(task_name="steps")
+            part.call_on_fit_task_begin(**lesson.told)
+            losses += next(records).losses
+            wanted = part.call_on_fit_task_end(**lesson.told, reconstruction_attributes=fitted)
+            if any(lesson.world.collect(bool(wanted))):
+                break
+        lesson.world.take_from_first(trained.state_dict().values())
+        losses[:] = lesson.world.from_first(lambda: losses)
+        stage.call_on_fit_task_end(**lesson.told, reconstruction_attributes=fitted)
+        return fitted()
+
+    def _steps(
+        self, name, stream, trained, samples, task, transformer, lesson
+    ) -> Iterator[StepsRecord]:
+        """Train, and print how it goes."""
+        n_steps = self._n_steps(task)
         n_warmup_steps = round(_WARMUP_SHARE * n_steps)
-        losses: list[float] = []
-        for record in fine_tune(
+        precision = resolve_precision(transformer.precision, samples.device)
+        progress = Progress(
+            "step", last=n_steps, done=0, n_steps=1, n_rows=self.batch_size, rows=samples.noun
+        )
+        prints = self.verbose and lesson.world.is_first
+        records = fine_tune(
             trained,
             make_optimizer("adamw", trained, lr=self.learning_rate, weight_decay=self.weight_decay),
             samples,
@@ -449,52 +507,50 @@ class SimCLRClassifier(ClassifierMixin, BaseEstimator):
             learning_rate_at=lambda step: (
                 self.learning_rate * warmup_cosine(step, n_steps, n_warmup_steps)
             ),
-            precision=resolve_precision(transformer.precision, samples.device),
-            seed=seed,
-        ):
-            losses += record.losses
-            if self.verbose and world.is_first:
-                print(f"step {record.step}/{n_steps}  loss {np.mean(record.losses):.4f}")
-        world.take_from_first(trained.state_dict().values())
-        transformer._take_weights(network)
-        coef, intercept = (to_plain(part) for part in (trained.coef, trained.intercept))
-        return _Model(transformer, coef, intercept), world.from_first(lambda: losses)
+            precision=precision,
+            seed=derived_seed(lesson.seed, stream),
+            on_step=progress.step if prints else None,
+        )
+        if not prints:
+            return records
+        print(
+            f"{type(self).__name__} on {describe(samples.device, precision)}: {name} on "
+            f"{len(task.rows):,} {samples.noun} of {len(lesson.classes)} classes, {n_steps:,} "
+            f"steps of {self.batch_size:,}",
+            flush=True,
+        )
+        return progress.follow(records, lambda record: (record.step, np.mean(record.losses)))
+
+    def _n_steps(self, task: Task) -> int:
+        """How many steps a fine-tuning or a distillation takes."""
+        if self.max_iter != "auto":
+            return self.max_iter
+        return max(_MIN_STEPS, -(-_MIN_EPOCHS * len(task.rows) // self.batch_size))
 
 
-class _Model(NamedTuple):
-    """A fitted transformer and a linear layer on its features."""
+@dataclass(frozen=True)
+class _Lesson:
+    """What the classes are learned from and how, and what callbacks are told."""
 
-    transformer: SimCLRTransformer
-    coef: np.ndarray  # (k, d)
-    intercept: np.ndarray  # (k,)
+    X: object  # all rows
+    classes: np.ndarray  # (k,)
+    codes: np.ndarray  # (n,) numbers of the classes, -1 where there is no label
+    method: str
+    distills: bool
+    seed: int
+    world: World
+    context: CallbackContext
+    told: dict[str, object | Callable]
 
-    def logits(self, X) -> np.ndarray:
-        """Logits (n, k), whatever the number of classes."""
-        return self.transformer._features(X) @ self.coef.T + self.intercept
-
-
-def _probe(
-    transformer: SimCLRTransformer, X, codes: np.ndarray, world: World
-) -> tuple[_Model, int]:
-    """Fit logistic regression on the features of the labelled rows; return its iterations too.
-
-    The features are standardised by all rows, and that is folded into the linear layer.
-    """
-    features = transformer._features(X).astype(np.float64)
-    coef, intercept, n_iter = world.from_first(lambda: _regression(features, codes))
-    return _Model(transformer, coef, intercept), n_iter
-
-
-def _regression(features: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the linear layer (k, d) and (k,) of logistic regression, and its iterations."""
-    labelled = codes >= 0
-    scaler = StandardScaler().fit(features)
-    regression = LogisticRegression(max_iter=_PROBE_ITERATIONS)
-    regression.fit(scaler.transform(features[labelled]), codes[labelled])
-    coef, intercept = regression.coef_, regression.intercept_
-    if len(coef) == 1:  # two classes: the logit of the second less that of the first
-        coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
-    coef = coef / scaler.scale_
-    intercept = intercept - coef @ scaler.mean_
-    n_iter = int(regression.n_iter_[0])
-    return coef.astype(np.float32), intercept.astype(np.float32), n_iter
+    def fitted(self, model: LinearModel, losses: list[float], n_iter: int) -> dict:
+        """Return the attributes of a classifier that has come to a model."""
+        names = {"n_features_in_", "feature_names_in_"} & vars(model.transformer).keys()
+        return {name: vars(model.transformer)[name] for name in names} | {
+            "classes_": self.classes,
+            "transformer_": model.transformer,
+            "coef_": model.coef,
+            "intercept_": model.intercept,
+            "method_": self.method,
+            "loss_curve_": losses,
+            "n_iter_": n_iter,
+        }

@@ -55,6 +55,11 @@ class Samples:
             return self._placed(self._read(index))
         return self._scaled(self._resident[index.to(self.device, non_blocking=True)])
 
+    @property
+    def noun(self) -> str:
+        """What the samples are."""
+        return "vectors" if self.image_shape is None else "images"
+
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the samples at each index, read ahead in a thread where reading takes time."""
         at_hand = type(self.rows) is np.ndarray and self.device.type == "cpu"

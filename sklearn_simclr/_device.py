@@ -71,6 +71,26 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def describe(device: torch.device, precision: torch.dtype) -> str:
+    """Name a device, a GPU by its model too, and the dtype in which training multiplies.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_simclr._device import describe
+    >>> describe(torch.device("cpu"), torch.bfloat16)
+    'cpu in bfloat16'
+    """
+    model = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    return f"{device}{model} in {str(precision).removeprefix('torch.')}"
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that it was asked to do."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def mixed_precision(precision: torch.dtype, device: torch.device) -> torch.autocast:
     """Multiply in this dtype, which float32 leaves as it is."""
     return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)

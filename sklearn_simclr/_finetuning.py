@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,11 +11,17 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_simclr._data import Samples
-from sklearn_simclr._device import cpu_generator, derived_seed, global_draws, mixed_precision
+from sklearn_simclr._device import (
+    cpu_generator,
+    derived_seed,
+    global_draws,
+    mixed_precision,
+    synchronize,
+)
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._views import Views
 
-_REPORTS = 10  # in a training
+_RECORDS = 10  # in a training
 _STEPS_STREAM = 3  # what a seed is derived for
 
 
@@ -67,6 +74,11 @@ class StepsRecord(NamedTuple):
     losses: list[float]  # of each step
 
 
+def n_records(n_steps: int) -> int:
+    """How many records a training of so many steps is cut into: ten, or one a step."""
+    return min(n_steps, _RECORDS)
+
+
 def drawn_batches(n_rows: int, batch_size: int, n_steps: int, generator: Generator) -> Tensor:
     """Draw batches (n_steps, batch_size) out of shuffles of all rows put end to end.
 
@@ -97,8 +109,9 @@ def fine_tune(
     learning_rate_at: Callable[[int], float],
     precision: torch.dtype,
     seed: int,
+    on_step: Callable[[Callable[[], None]], None] | None = None,
 ) -> Iterator[StepsRecord]:
-    """Train network and head in place on single views, and yield ten records, or one a step.
+    """Train network and head in place on single views, and yield `n_records` records.
 
     The network is in evaluation mode: batch normalisation keeps the statistics of the
     pre-training, which a few rows could only spoil, and there is no dropout.
@@ -107,6 +120,8 @@ def fine_tune(
     ----------
     learning_rate_at : callable
         Maps the number of a step, from 0, to its learning rate.
+    on_step : callable, default=None
+        Called after each step, with a function that waits until the device has done it.
 
     Raises
     ------
@@ -119,7 +134,7 @@ def fine_tune(
             model.eval()(view)
     generator = cpu_generator(seed, _STEPS_STREAM)
     batches = drawn_batches(len(task.rows), batch_size, n_steps, generator)
-    for steps in torch.arange(n_steps).tensor_split(min(n_steps, _REPORTS)):
+    for steps in torch.arange(n_steps).tensor_split(n_records(n_steps)):
         first, end = int(steps[0]), int(steps[-1]) + 1
         rates = [learning_rate_at(step) for step in range(first, end)]
         with global_draws(views.draws_globally, derived_seed(seed, first), samples.device):
@@ -133,6 +148,7 @@ def fine_tune(
                 rates=rates,
                 precision=precision,
                 generator=generator,
+                on_step=on_step,
             )
             largest = float(largest_weight(model))
         if not math.isfinite(sum(losses) + largest):
@@ -145,9 +161,9 @@ def fine_tune(
 
 
 def _take_steps(
-    model, optimizer, samples, task, views, *, batches, rates, precision, generator
+    model, optimizer, samples, task, views, *, batches, rates, precision, generator, on_step
 ) -> list[float]:
-    """Take one step for each batch; return the losses, the only wait for the device."""
+    """Take one step for each batch; return the losses, the only wait if `on_step` does not."""
     model.eval()
     losses = []
     samples_of = samples.batches(task.rows[index] for index in batches)
@@ -162,4 +178,6 @@ def _take_steps(
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
+        if on_step is not None:
+            on_step(partial(synchronize, samples.device))
     return torch.stack(losses).tolist()

@@ -1,5 +1,6 @@
 """One training: its live parts, what it gives the estimator, and its checkpoints."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,8 +8,8 @@ import torch
 
 from sklearn_simclr._checkpoints import CheckpointStore
 from sklearn_simclr._composition import parts_of
-from sklearn_simclr._data import Samples
-from sklearn_simclr._device import derived_seed
+from sklearn_simclr._data import Samples, batch_shape
+from sklearn_simclr._device import derived_seed, describe
 from sklearn_simclr._distributed import World
 from sklearn_simclr._fingerprint import fingerprint
 from sklearn_simclr._network import SimCLRNetwork, build_network
@@ -52,6 +53,17 @@ class Run:
     def n_done(self) -> int:
         """Epochs that the run has finished."""
         return len(self.fitted["loss_curve_"]) - self.first_epoch
+
+    def describe(self, precision: torch.dtype, n_epochs: int, batch_size: int) -> str:
+        """Say in a line what is trained on what, how, and for how long."""
+        processes = f", {self.world.size} processes" if self.world.size > 1 else ""
+        shape = self.samples.image_shape or self.samples.input_shape
+        n_batches, size = batch_shape(len(self.samples), batch_size)
+        return (
+            f"{describe(self.samples.device, precision)}{processes}: "
+            f"{self.fitted['encoder_name_']} on {len(self.samples):,} {self.samples.noun} of shape "
+            f"{shape}, {n_epochs:,} epochs of {n_batches:,} batches of {size:,}"
+        )
 
     def resume(self, directory, settings: dict) -> tuple[CheckpointStore, list[str] | None]:
         """Go on from the checkpoint of this run if there is one in a directory.
@@ -133,7 +145,7 @@ class Run:
         return self.fitted | {
             "_weights": to_plain(self.network.state_dict()),
             "loss_curve_": loss_curve,
-            "loss_": loss_curve[-1],
+            "loss_": loss_curve[-1] if loss_curve else math.nan,  # before the first epoch
             "n_iter_": len(loss_curve),
         }
 

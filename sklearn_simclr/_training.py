@@ -1,8 +1,8 @@
 """The training loop and the passes over a trained network; knows torch, not scikit-learn."""
 
 import math
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_simclr._data import Samples, batch_shape, shuffled_batches
-from sklearn_simclr._device import cpu_generator, derived_seed, global_draws, mixed_precision
+from sklearn_simclr._device import (
+    cpu_generator,
+    derived_seed,
+    global_draws,
+    mixed_precision,
+    synchronize,
+)
 from sklearn_simclr._distributed import ALONE, World, global_batch_norm
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
@@ -27,8 +33,6 @@ class EpochRecord(NamedTuple):
 
     epoch: int  # counted from 0 over the life of the model
     loss: float  # mean over the batches
-    learning_rate: float  # of the last step
-    seconds: float
 
 
 class Objective(NamedTuple):
@@ -149,6 +153,7 @@ def train(
     seed: int,
     n_done: int = 0,
     world: World = ALONE,
+    on_step: Callable[[Callable[[], None]], None] | None = None,
 ) -> Iterator[EpochRecord]:
     """Train the network in place, and yield a record after each epoch.
 
@@ -161,6 +166,8 @@ def train(
         Maps the number of a step of this run, from 0, to its learning rate.
     n_done : int, default=0
         Epochs of this run that were taken before, to which network and optimizer belong.
+    on_step : callable, default=None
+        Called after each step, with a function that waits until the device has done it.
 
     Raises
     ------
@@ -176,7 +183,7 @@ def train(
         )
     world.take_from_first(network.state_dict().values())
     for number in range(n_done, n_epochs):
-        epoch, start = first_epoch + number, time.perf_counter()
+        epoch = first_epoch + number
         before = {name: value.clone() for name, value in network.state_dict().items()}
         rates = [learning_rate_at(number * n_batches + batch) for batch in range(n_batches)]
         try:
@@ -197,6 +204,7 @@ def train(
                     precision=precision,
                     generator=cpu_generator(seed, _EPOCH_STREAM, epoch),
                     world=world,
+                    on_step=on_step,
                 )
             if not math.isfinite(loss + largest):
                 raise FloatingPointError(
@@ -209,15 +217,26 @@ def train(
         except BaseException:
             network.load_state_dict(before)
             raise
-        yield EpochRecord(epoch, loss, rates[-1], time.perf_counter() - start)
+        yield EpochRecord(epoch, loss)
 
 
 def _train_epoch(
-    network, optimizer, samples, views, objective, *, batch_size, rates, precision, generator, world
+    network,
+    optimizer,
+    samples,
+    views,
+    objective,
+    *,
+    batch_size,
+    rates,
+    precision,
+    generator,
+    world,
+    on_step,
 ) -> list[float]:
     """Take one step for each batch; return the mean loss and the largest weight.
 
-    Reading these two is the only wait for the device.
+    Reading these two is the only wait for the device, if `on_step` does not.
     """
     network.train()
     total = torch.zeros((), dtype=torch.float32, device=samples.device)
@@ -235,6 +254,8 @@ def _train_epoch(
         world.sum_gradients(network.parameters())
         optimizer.step()
         total += loss.detach()
+        if on_step is not None:
+            on_step(partial(synchronize, samples.device))
     world.take_from_first(_state_of(network, optimizer))
     return world.mean(torch.stack([total / len(indices), largest_weight(network)])).tolist()
 

@@ -28,6 +28,7 @@ from sklearn_simclr._distributed import ALONE, World, joined
 from sklearn_simclr._export import ExportedNetwork, write_onnx
 from sklearn_simclr._network import SimCLRNetwork
 from sklearn_simclr._persistence import load_moments, to_plain
+from sklearn_simclr._progress import Progress
 from sklearn_simclr._reading import open_to_learn, read_samples
 from sklearn_simclr._run import Run, network_input, restored_network, views_of
 from sklearn_simclr._training import (
@@ -154,7 +155,7 @@ class SimCLRTransformer(
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. On a CPU an int gives the same result to the last bit.
     verbose : int, default=0
-        Whether to print a line an epoch.
+        Whether to print what is trained, how long it may take, and a line an epoch.
 
     Attributes
     ----------
@@ -331,11 +332,14 @@ class SimCLRTransformer(
             continuing = self.warm_start and self.__sklearn_is_fitted__()
             opened, X, y = open_to_learn(self, X, y, reset=not continuing)
             run = self._prepare(opened, y, continuing=continuing, world=world)
+            self._announce(run)
             checkpoint, stopped_by = self._resume(run)
             callbacks = [type(callback).__name__ for callback in vars(self).get(_CALLBACKS, ())]
             stopped = world.from_first(lambda: stopped_by == callbacks)
             context = self._init_callback_context(max_subtasks=self.max_epochs - run.n_done)
-            context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            context.call_on_fit_task_begin(
+                estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
+            )
             epochs = self._epochs(run, self.max_epochs, self._schedule(run))
             try:
                 while run.n_done < self.max_epochs and not stopped:
@@ -755,7 +759,17 @@ class SimCLRTransformer(
         self, run: Run, n_epochs: int, learning_rate_at: Callable[[int], float]
     ) -> Iterator[EpochRecord]:
         """Train, and keep and print the record of each epoch."""
-        for record in train(
+        n_batches, size = batch_shape(len(run.samples), self.batch_size)
+        progress = Progress(
+            "epoch",
+            last=run.first_epoch + n_epochs,
+            done=run.first_epoch + run.n_done,
+            n_steps=n_batches,
+            n_rows=size,
+            rows=run.samples.noun,
+        )
+        prints = self.verbose and run.world.is_first
+        records = train(
             run.network,
             run.optimizer,
             run.samples,
@@ -769,15 +783,20 @@ class SimCLRTransformer(
             precision=resolve_precision(self.precision, run.samples.device),
             seed=run.fitted["_seed"],
             world=run.world,
-        ):
+            on_step=progress.step if prints else None,
+        )
+        if prints:
+            records = progress.follow(records, lambda record: (record.epoch + 1, record.loss))
+        for record in records:
             run.fitted["loss_curve_"].append(record.loss)
-            if self.verbose and run.world.is_first:
-                print(
-                    f"epoch {record.epoch + 1}/{run.first_epoch + n_epochs}  "
-                    f"loss {record.loss:.4f}  learning rate {record.learning_rate:.2e}  "
-                    f"{record.seconds:.1f} s"
-                )
             yield record
+
+    def _announce(self, run: Run) -> None:
+        """Print what is about to be trained."""
+        if self.verbose and run.world.is_first:
+            precision = resolve_precision(self.precision, run.samples.device)
+            what = run.describe(precision, self.max_epochs, self.batch_size)
+            print(f"{type(self).__name__} on {what}", flush=True)
 
     def _check_checkpoint_dir(self) -> None:
         """Refuse a directory for checkpoints that would be of no use."""
@@ -797,7 +816,8 @@ class SimCLRTransformer(
         checkpoint, stopped_by = run.resume(self.checkpoint_dir, self._training_settings())
         if run.n_done and self.verbose and run.world.is_first:
             n_epochs = run.first_epoch + run.n_done
-            print(f"epoch {n_epochs}/{run.first_epoch + self.max_epochs}  from {checkpoint.path}")
+            last = run.first_epoch + self.max_epochs
+            print(f"epoch {n_epochs}/{last}  from {checkpoint.path}", flush=True)
         return checkpoint, stopped_by
 
     def _training_settings(self) -> dict:

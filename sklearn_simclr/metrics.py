@@ -558,6 +558,15 @@ def knn_scorer(estimator, X, y=None, *, n_neighbors=10):
     return float(accuracy_score(y, classifier.predict(None)))  # None: each among the others
 
 
+SCORERS = {
+    "contrastive_accuracy": contrastive_accuracy_scorer,
+    "knn": knn_scorer,
+    "neg_alignment": alignment_scorer,
+    "neg_uniformity": uniformity_scorer,
+    "rankme": rankme_scorer,
+}
+
+
 def _nearest_neighbors(n_neighbors, weights="uniform", temperature=1.0):
     """Return the classifier by cosine similarity, for features of length 1."""
 

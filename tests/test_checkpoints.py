@@ -653,10 +653,11 @@ def test_progress_bar_of_a_rerun(simclr, digits, tmp_path, capsys, kill):
 def test_verbose_says_where_it_goes_on(simclr, digits, tmp_path, capsys):
     make = partial(simclr, checkpoint_dir=tmp_path, max_epochs=4, verbose=1)
     fit_in_pieces(make, digits[0], kills=[2])
-    lines = capsys.readouterr().out.splitlines()[3:]
+    lines = capsys.readouterr().out.splitlines()[4:]
     (name,) = names_in(tmp_path)
-    assert lines[0] == f"epoch 2/4  from {tmp_path / name}"
-    assert [line[:9] for line in lines[1:]] == ["epoch 3/4", "epoch 4/4"]
+    assert lines[0].startswith("SimCLRTransformer on cpu")
+    assert lines[1] == f"epoch 2/4  from {tmp_path / name}"
+    assert [line[:9] for line in lines[2:]] == ["epoch 3/4", "epoch 4/4"]
 
 
 @pytest.mark.usefixtures("every_epoch")

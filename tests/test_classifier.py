@@ -1,6 +1,7 @@
 """SimCLRClassifier: targets, methods, what it keeps and leaves alone, scikit-learn's checks."""
 
 import copy
+import itertools
 import pickle
 import random
 import warnings
@@ -25,7 +26,7 @@ from torch import nn
 
 import sklearn_simclr._classifier as classifier_module
 import sklearn_simclr._transformer as transformer_module
-from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
+from sklearn_simclr import SimCLRClassifier, SimCLRTransformer, _progress
 from sklearn_simclr._finetuning import Task
 from sklearn_simclr.augmentation import AffineAugmentation
 from sklearn_simclr.encoders import MLPEncoder
@@ -718,8 +719,27 @@ def test_set_params_and_clone(classifier, few):
     assert joblib.hash(again.fit(*few)) == joblib.hash(model)
 
 
-def test_verbose_prints_ten_lines_a_training(classifier, few, capsys):
-    classifier(max_iter=20, verbose=1, method="fine_tuning").fit(*few)
+def test_verbose_prints_ten_lines_a_training(classifier, few, capsys, monkeypatch):
+    now = itertools.count(1000)  # every look at the clock takes a second
+    monkeypatch.setattr(_progress, "perf_counter", lambda: next(now))
+    model = classifier(max_iter=20, verbose=1, method="fine_tuning")
+    model.set_params(transformer__device="cpu", transformer__precision="float32").fit(*few)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 20
-    assert lines[0].startswith("step 2/20  loss ")
+    starts = [line for line in lines if line.startswith("SimCLRClassifier")]
+    assert starts == [
+        "SimCLRClassifier on cpu in float32: fine-tuning on 30 images of 10 classes, 20 steps of 8",
+        "SimCLRClassifier on cpu in float32: distillation on 64 images of 10 classes, 20 steps of "
+        "8",
+    ]
+    assert len(lines) == 2 * 11 and lines[11] == starts[1]
+    loss = np.mean(model.loss_curve_[:2])
+    assert lines[1].startswith(f"step 2/20  loss {loss:.4f}  ") and " images/s  " in lines[1]
+    assert lines[1].endswith(" s left") and lines[10].endswith(" in all")
+    assert lines[10].startswith("step 20/20  loss ")
+
+
+def test_verbose_of_the_default_transformer_is_that_of_the_classifier(few, capsys):
+    views = {"max_iter": 2, "method": "linear", "distill": False, "random_state": 0}
+    for verbose, n_lines in [(0, 0), (1, 101)]:
+        SimCLRClassifier(**views, verbose=verbose).fit(*few)
+        assert len(capsys.readouterr().out.splitlines()) == n_lines

@@ -289,7 +289,8 @@ def test_a_run_goes_on_from_the_checkpoint_of_another_number_of_processes(
 
 def test_the_first_process_prints(of_two):
     lines, none = (found["printed"].splitlines() for found in of_two)
-    assert len(lines) == 2 and lines[0].startswith("epoch 1/2") and none == []
+    assert "cpu in float32, 2 processes: ConvNetEncoder" in lines[0]
+    assert len(lines) == 3 and lines[1].startswith("epoch 1/2") and none == []
 
 
 # ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ LAYERS = (
     {"_transformer"},
     {"_run"},
     {"_export", "_finetuning", "_training"},
-    {"_network", "_reading", "_views"},
+    {"_network", "_probe", "_reading", "_views", "callbacks"},
     {
         "_checkpoints",
         "_data",
@@ -37,6 +37,7 @@ LAYERS = (
         "_decoding",
         "_kernels",
         "_pretrained",
+        "_progress",
         "_version",
         "_view_params",
         "_whole_files",

@@ -343,6 +343,7 @@ class Recorder:
     def __init__(self, probe, *, stop_after=None):
         self.probe, self.stop_after = probe, stop_after
         self.calls, self.snapshots, self.features, self.data = [], [], [], []
+        self.untrained = None
 
     def setup(self, estimator, context):
         self.calls.append("setup")
@@ -352,7 +353,8 @@ class Recorder:
 
     def on_fit_task_begin(self, estimator, context, *, X=None, y=None, fitted_estimator=None):
         self.calls.append(f"begin {context.task_name} {context.task_id}")
-        assert fitted_estimator is None
+        assert (fitted_estimator is not None) == (context.task_name == "fit")
+        self.untrained = fitted_estimator or self.untrained
 
     def on_fit_task_end(self, estimator, context, *, X=None, y=None, fitted_estimator=None):
         self.calls.append(f"end {context.task_name} {context.task_id}")
@@ -376,6 +378,8 @@ def test_hooks_are_called_around_every_epoch(simclr, digits, recorder):
     assert all(X is images and y is labels for X, y in recorder.data)
     assert [snapshot.n_iter_ for snapshot in recorder.snapshots] == [1, 2, 3, 3]
     assert_array_equal(recorder.features[-1], model.transform(recorder.probe))
+    assert recorder.untrained.n_iter_ == 0 and np.isnan(recorder.untrained.loss_)
+    assert np.isfinite(recorder.untrained.transform(recorder.probe)).all()
 
 
 def test_snapshots_stay_as_they_were(simclr, digits, recorder):

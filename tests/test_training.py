@@ -374,9 +374,7 @@ def test_every_step_has_its_own_learning_rate():
         )
     )
     assert used == [[0.1 + step] * 2 for step in range(6)]  # 3 batches an epoch
-    assert [r.learning_rate for r in records] == [2.1, 5.1]
     assert [r.epoch for r in records] == [5, 6]
-    assert all(r.seconds > 0 for r in records)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

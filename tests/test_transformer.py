@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, clone
 from torch import nn
 
 import sklearn_simclr._transformer as transformer_module
-from sklearn_simclr import SimCLRTransformer
+from sklearn_simclr import SimCLRTransformer, _progress, _training
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
     Compose,
@@ -433,14 +433,107 @@ def test_fit_after_partial_fit_starts_anew(simclr, digits):
     assert joblib.hash(model.fit(images)) == joblib.hash(simclr().fit(images))
 
 
-def test_verbose_prints_a_line_an_epoch(simclr, digits, capsys):
-    images, _ = digits
-    simclr(max_epochs=3).fit(images)
-    assert capsys.readouterr().out == ""
-    model = simclr(max_epochs=3, verbose=1).fit(images)
+class Clock:
+    """A clock that views move on, by so many seconds at each call, of which a batch has two."""
+
+    def __init__(self, seconds):
+        self.seconds, self.now = seconds, 1000.0
+
+    def __call__(self):
+        return self.now
+
+    def views(self, batch):
+        self.now += self.seconds
+        return batch + 0.1 * torch.randn_like(batch)
+
+
+@pytest.fixture
+def timed(simclr, monkeypatch):
+    """Return a function that makes a verbose transformer whose steps take so many seconds."""
+
+    def make(seconds, **params):
+        clock = Clock(seconds / 2)
+        monkeypatch.setattr(_progress, "perf_counter", clock)
+        return simclr(augmentation=clock.views, verbose=1, precision="float32", **params)
+
+    return make
+
+
+def test_nothing_is_printed_unless_asked(simclr, digits, capsys):
+    simclr(max_epochs=3).fit(digits[0]).partial_fit(digits[0]).transform(digits[0])
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_verbose_prints_what_is_trained_and_a_line_an_epoch(timed, digits, capsys):
+    model = timed(0.25, max_epochs=3, device="cpu").fit(digits[0])  # 4 batches of 16 an epoch
+    losses = [f"{loss:.4f}" for loss in model.loss_curve_]
+    assert capsys.readouterr().out.splitlines() == [
+        "SimCLRTransformer on cpu in float32: ConvNetEncoder(n_layers=2, width=4) on 64 images of "
+        "shape (8, 8, 1), 3 epochs of 4 batches of 16",
+        f"epoch 1/3  loss {losses[0]}  64 images/s  2 s left",
+        f"epoch 2/3  loss {losses[1]}  64 images/s  1 s left",
+        f"epoch 3/3  loss {losses[2]}  64 images/s  3 s in all",
+    ]
+
+
+def test_verbose_tells_early_how_long_a_long_training_may_take(timed, digits, vectors, capsys):
+    timed(3.0, max_epochs=100).fit(digits[0][:33])  # batches of 11
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert lines[2].startswith("epoch 3/3") and f"{model.loss_:.4f}" in lines[2]
+    assert len(lines) == 101  # with 3 steps of 3 s an epoch, its own line is as early
+    timed(3.0, max_epochs=100).fit(digits[0])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 102 and lines[1] == "5.3 images/s: about 20 min for 100 epochs"
+    assert lines[2].endswith("5.3 images/s  20 min left")
+    timed(3.0, encoder=MLPEncoder(4), max_epochs=2).fit(np.repeat(vectors, 2, axis=0))
+    lines = capsys.readouterr().out.splitlines()
+    assert "96 vectors of shape (6,), 2 epochs of 6 batches of 16" in lines[0]
+    assert lines[1] == "5.3 vectors/s: about 36 s for 2 epochs"
+
+
+@pytest.mark.parametrize("verbose, n_waits", [(0, 0), (1, 1)])
+def test_the_estimate_waits_for_the_device_and_nothing_else_does(
+    timed, digits, monkeypatch, verbose, n_waits
+):
+    waits = []
+    monkeypatch.setattr(_training, "synchronize", waits.append)
+    timed(3.0, max_epochs=4).set_params(verbose=verbose).fit(digits[0])
+    assert len(waits) == n_waits
+
+
+def test_verbose_counts_on_with_warm_start_and_partial_fit(timed, digits, capsys):
+    model = timed(0.5, warm_start=True).fit(digits[0])
+    capsys.readouterr()
+    model.fit(digits[0])
+    lines = capsys.readouterr().out.splitlines()
+    assert "2 epochs of 4 batches" in lines[0]
+    assert [line.split()[1] for line in lines[1:]] == ["3/4", "4/4"]
+    assert lines[1].endswith("  2 s left") and lines[2].endswith("  4 s in all")
+    model.partial_fit(digits[0])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("epoch 5/5") and line.endswith("  32 images/s  2 s in all")
+
+
+def test_the_time_left_has_in_it_what_callbacks_take_and_the_rate_has_not(timed, digits, capsys):
+    model = timed(0.25, max_epochs=3)
+
+    class Slow:
+        def setup(self, estimator, context): ...
+
+        def teardown(self, estimator, context): ...
+
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context):
+            model.augmentation.__self__.now += 10
+
+    model.set_callbacks(Slow()).fit(digits[0])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ", 2)[2] for line in lines[1:]] == [
+        "64 images/s  2 s left",
+        "64 images/s  6 s left",
+        "64 images/s  23 s in all",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------

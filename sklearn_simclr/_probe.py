@@ -1,0 +1,53 @@
+"""Logistic regression on the features of a transformer, and what comes of it: a linear model."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_simclr._distributed import World
+
+_MAX_ITERATIONS = 1000
+
+
+class LinearModel(NamedTuple):
+    """A fitted transformer and a linear layer on its features."""
+
+    transformer: object  # a fitted SimCLRTransformer
+    coef: np.ndarray  # (k, d)
+    intercept: np.ndarray  # (k,)
+
+    @classmethod
+    def of(cls, fitted: dict) -> "LinearModel":
+        """Return the model among the fitted attributes of a classifier."""
+        return cls(fitted["transformer_"], fitted["coef_"], fitted["intercept_"])
+
+    def logits(self, X) -> np.ndarray:
+        """Logits (n, k), whatever the number of classes."""
+        return self.transformer._features(X) @ self.coef.T + self.intercept
+
+
+def fit_probe(transformer, X, codes: np.ndarray, world: World) -> tuple[LinearModel, int]:
+    """Fit logistic regression on the features of the labelled rows; return its iterations too.
+
+    The features are standardised by all rows, and that is folded into the linear layer.
+    """
+    features = transformer._features(X).astype(np.float64)
+    coef, intercept, n_iter = world.from_first(lambda: _regression(features, codes))
+    return LinearModel(transformer, coef, intercept), n_iter
+
+
+def _regression(features: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the linear layer (k, d) and (k,) of logistic regression, and its iterations."""
+    labelled = codes >= 0
+    scaler = StandardScaler().fit(features)
+    regression = LogisticRegression(max_iter=_MAX_ITERATIONS)
+    regression.fit(scaler.transform(features[labelled]), codes[labelled])
+    coef, intercept = regression.coef_, regression.intercept_
+    if len(coef) == 1:  # two classes: the logit of the second less that of the first
+        coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
+    coef = coef / scaler.scale_
+    intercept = intercept - coef @ scaler.mean_
+    n_iter = int(regression.n_iter_[0])
+    return coef.astype(np.float32), intercept.astype(np.float32), n_iter
