@@ -70,6 +70,11 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
     rows, image_shape = _check_rows(estimator, X, reset=reset, min_samples=min_samples)
     if isinstance(X, ImageFiles):
         return Samples(rows, image_shape, False, (0.0, 255.0), device)
+    if reset and image_shape is None and estimator.image_size is not None:
+        raise ValueError(
+            f"image_size={estimator.image_size} needs images, but the rows of X are vectors. Pass "
+            "image_shape=(height, width) if they are images, or leave image_size=None."
+        )
     extremes = read_extremes(rows, estimator)
     pixel_range = None
     if image_shape is not None:

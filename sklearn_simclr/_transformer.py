@@ -698,11 +698,6 @@ class SimCLRTransformer(
 
     def _decide(self, samples: Samples, world: World) -> dict:
         """Choose what a model keeps for life: its seed, encoder, head and input normalisation."""
-        if samples.image_shape is None and self.image_size is not None:
-            raise ValueError(
-                f"image_size={self.image_size} needs images, but the rows of X are vectors. Pass "
-                "image_shape=(height, width) if they are images, or leave image_size=None."
-            )
         input_shape = network_input(samples.input_shape, self.image_size)
         encoder = resolve_encoder(self.encoder, input_shape, len(samples))
         mean, scale = world.from_first(lambda: channel_statistics(samples))
