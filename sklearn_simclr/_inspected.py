@@ -18,7 +18,7 @@ from sklearn_simclr._data import Samples, channel_statistics
 from sklearn_simclr._device import cpu_generator, global_draws, plain_torch
 from sklearn_simclr._files import ImageFiles
 from sklearn_simclr._kernels import resize
-from sklearn_simclr._pictures import check_channels, to_pictures
+from sklearn_simclr._pictures import check_channels, contrast_limits, to_pictures
 from sklearn_simclr._reading import open_to_learn, read_samples
 from sklearn_simclr._training import encode
 from sklearn_simclr._transformer import SimCLRTransformer
@@ -222,12 +222,22 @@ class Encoder:
             self._network, samples, self._transformer._view_size, self._transformer.output_layer
         )
 
-    def pictures(self, rows: np.ndarray, channels, largest_side: int | None = None) -> np.ndarray:
+    def limits(self, channels) -> np.ndarray | None:
+        """Return the values that are black and white in pictures of these samples."""
+        if self.image_shape[2] in (1, 3):
+            return None
+        few = np.linspace(0, len(self) - 1, min(len(self), _BLOCK_ROWS)).astype(np.int64)
+        batch = _on_cpu(self._samples).batch(torch.from_numpy(few))
+        return contrast_limits(_channels_last(batch), channels)
+
+    def pictures(
+        self, rows: np.ndarray, channels, limits, largest_side: int | None = None
+    ) -> np.ndarray:
         """Return the images at `rows` as pictures (k, h, w) or (k, h, w, 3), shrunk if need be."""
         index = torch.from_numpy(rows)
         batches = map(_on_cpu(self._samples).batch, index.split(_BLOCK_ROWS))
         blocks = (_channels_last(_shrunk(batch, largest_side)) for batch in batches)
-        return np.concatenate([to_pictures(block, channels) for block in blocks])
+        return np.concatenate([to_pictures(block, channels, limits) for block in blocks])
 
 
 def _shrunk(images: Tensor, largest_side: int | None) -> Tensor:

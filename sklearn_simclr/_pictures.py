@@ -18,8 +18,9 @@ COLORS = (  # ten that colour-blind people can tell apart: Petroff (2021), arXiv
     "#92dadd",
 )
 NEUTRAL = "#c8c8c8"
-_CELL, _GAP, _LINE = 0.92, 0.06, 0.21  # inches: width of a picture, space between, line of text
-_LEANEST = 0.3, 3.0  # height by width of a cell, however lean the pictures
+_CELL, _GAP, _LINE = 0.9, 0.07, 0.17  # inches: width of a picture, space between, line of text
+_LEANEST = 0.1, 3.0  # height by width of a cell, however lean the pictures
+_PERCENTILES = 2, 98  # of the values of a channel whose contrast is stretched
 _SMALL_SIDE = 96  # pixels up to which a picture is magnified in a cell
 
 
@@ -51,18 +52,38 @@ def check_channels(channels, n_channels: int) -> None:
         )
 
 
-def to_pictures(images: np.ndarray, channels=None) -> np.ndarray:
+def contrast_limits(images: np.ndarray, channels=None) -> np.ndarray | None:
+    """Return the values (2, k) that are black and white in pictures of images (n, h, w, c).
+
+    None if they are grey or in colour. Of other images each channel is stretched by itself, since
+    measured values often leave most of [0, 1] to a few extremes.
+    """
+    if images.shape[-1] in (1, 3):
+        return None
+    chosen = images[..., _chosen(channels, images.shape[-1])]
+    return np.percentile(chosen, _PERCENTILES, axis=(0, 1, 2))
+
+
+def to_pictures(images: np.ndarray, channels=None, limits: np.ndarray | None = None) -> np.ndarray:
     """Turn images (..., h, w, c) into pictures in [0, 1].
 
     They are grey, (..., h, w), or in colour, (..., h, w, 3). Without a choice of channels these are
     the first three, or the first if there are only two.
     """
-    n_channels = images.shape[-1]
+    pictures = images[..., _chosen(channels, images.shape[-1])]
+    if limits is not None:
+        low, high = limits
+        pictures = (pictures - low) / np.where(high > low, high - low, 1)
+    pictures = pictures.clip(0, 1)
+    return pictures if pictures.shape[-1] == 3 else pictures[..., 0]
+
+
+def _chosen(channels, n_channels: int) -> np.ndarray:
+    """Numbers of the channels that are drawn, one or three."""
     check_channels(channels, n_channels)
     if channels is None:
         channels = [0, 1, 2] if n_channels >= 3 else [0]
-    pictures = images[..., np.ravel(channels)].clip(0, 1)
-    return pictures if pictures.shape[-1] == 3 else pictures[..., 0]
+    return np.ravel(channels)
 
 
 def picture_grid(
@@ -73,7 +94,8 @@ def picture_grid(
     shape: tuple,
     n_lines: int,
     width: float = _CELL,
-    margin: float = 0,
+    gap: float = _GAP,
+    margins: tuple = (0, 0),
 ):
     """Make axes for rows of pictures, the first of each row a little apart from the others.
 
@@ -89,8 +111,10 @@ def picture_grid(
         Lines of text that each picture has above or below it.
     width : float
         Inches that a picture of a new figure is wide.
-    margin : float, default=0
-        Inches to the left of a new figure's pictures, for text.
+    gap : float
+        Inches between the pictures.
+    margins : tuple of (float, float), default=(0, 0)
+        Inches to the left of a new figure's pictures and below them, for text.
 
     Returns
     -------
@@ -105,42 +129,35 @@ def picture_grid(
         return _used_again(ax, (n_rows, n_columns))
     ratio = float(np.clip(shape[0] / shape[1], *_LEANEST))
     # A narrow column without axes stands after the first one.
-    widths = np.array([width, *([_GAP / 2] if n_columns > 1 else []), *[width] * (n_columns - 1)])
-    height, between = width * ratio, _GAP + n_lines * _LINE
+    widths = np.array([width, *([gap / 2] if n_columns > 1 else []), *[width] * (n_columns - 1)])
+    height, between = width * ratio, gap + n_lines * _LINE
     spacing = {
         "width_ratios": widths,
-        "wspace": _GAP / widths.mean(),
+        "wspace": gap / widths.mean(),
         "hspace": between / height,
     }
+    left, bottom = margins[0] + gap, margins[1] + gap + max(0, n_lines - 1) * _LINE
     size = (
-        margin + widths.sum() + _GAP * (len(widths) + 1),
-        n_rows * (height + between) + _LINE,
+        left + widths.sum() + gap * len(widths),
+        bottom + n_rows * height + (n_rows - 1) * between + _LINE + gap,
     )
-    add_subplot = _subgrid(ax, n_rows, len(widths), spacing, size, margin)
+    place = {"left": left / size[0], "right": 1 - gap / size[0]}
+    place |= {"bottom": bottom / size[1], "top": 1 - (_LINE + gap) / size[1]}
+    add_subplot = _subgrid(ax, n_rows, len(widths), spacing, size, place)
     columns = [number for number in range(len(widths)) if number != 1]
     return np.array(
         [[add_subplot(row, column) for column in columns] for row in range(n_rows)], dtype=object
     )
 
 
-def _subgrid(ax, n_rows: int, n_columns: int, spacing: dict, size: tuple, margin: float):
+def _subgrid(ax, n_rows: int, n_columns: int, spacing: dict, size: tuple, place: dict):
     """Return a function that adds the subplot in a row and a column."""
     from matplotlib import pyplot as plt
     from matplotlib.gridspec import GridSpec, GridSpecFromSubplotSpec
 
     if ax is None:
         figure = plt.figure(figsize=size)
-        width, height = size
-        spec = GridSpec(
-            n_rows,
-            n_columns,
-            figure,
-            left=(margin + _GAP) / width,
-            right=1 - _GAP / width,
-            bottom=(_GAP + _LINE / 2) / height,
-            top=1 - (_LINE + _GAP) / height,
-            **spacing,
-        )
+        spec = GridSpec(n_rows, n_columns, figure, **place, **spacing)
     else:
         figure = ax.figure
         spec = GridSpecFromSubplotSpec(n_rows, n_columns, subplot_spec=_free_subplot(ax), **spacing)
@@ -206,7 +223,7 @@ def put_frame(ax, color: str, extent: tuple | None = None) -> None:
         top - bottom,
         fill=False,
         edgecolor=color,
-        linewidth=6 if extent is None else 3.5,
+        linewidth=5.5 if extent is None else 3,
         clip_on=False,
         zorder=-1 if extent is None else 2.5,  # below the picture
     )

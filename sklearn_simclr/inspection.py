@@ -30,6 +30,7 @@ from sklearn_simclr._pictures import (
     COLORS,
     NEUTRAL,
     check_channels,
+    contrast_limits,
     picture_grid,
     put_frame,
     require_matplotlib,
@@ -42,8 +43,10 @@ __all__ = ["EmbeddingDisplay", "LossCurveDisplay", "NeighborsDisplay", "ViewsDis
 
 _SAME, _OTHER = "#0072b2", "#d55e00"  # blue and vermilion of Okabe & Ito
 _LONGEST_LABEL = 11  # characters that fit below a picture
-_MOST_NAMES = 30  # features that are named
+_MOST_NAMES, _LONGEST_NAME = 30, 20  # features that are named, and characters of a name
 _THUMBNAIL_SIDE = 64  # pixels
+_SHORTEST_SIDE = 2.5  # inches of a figure
+_BLOCK_ROWS = 2**16  # features that are compared at a time
 _PERPLEXITY, _FEWEST_FOR_TSNE = 30, 4
 
 
@@ -301,24 +304,29 @@ class ViewsDisplay:
 
     def _plot_vectors(self, ax, im_kw) -> None:
         n, m, d = self.views.shape
-        self.axes_ = picture_grid(ax, n, 1, shape=(m + 2, 18), n_lines=0, width=6, margin=0.9)
+        names = None
+        if self.feature_names is not None and d <= _MOST_NAMES:
+            names = [_shortened(name, _LONGEST_NAME) for name in self.feature_names]
+        below = 0.4 if names is None else 0.2 + 0.08 * max(map(len, names))
+        self.axes_ = picture_grid(
+            ax, n, 1, shape=(1 + m, 30), n_lines=0, width=5.8, gap=0.15, margins=(0.7, below)
+        )
         self.images_ = np.empty(self.axes_.shape, dtype=object)
         defaults = {"cmap": "RdBu_r", "vmin": -3, "vmax": 3, "aspect": "auto"}
         for row, original in enumerate(self.originals):
-            axes, gap = self.axes_[row, 0], np.full(d, np.nan)
-            table = np.vstack([original, gap, self.views[row]])  # (2 + m, d)
-            self.images_[row, 0] = show_picture(
-                axes, table, _validate_style_kwargs(defaults, im_kw or {})
-            )
+            axes, table = self.axes_[row, 0], np.vstack([original, self.views[row]])  # (1 + m, d)
+            style = _validate_style_kwargs(defaults, im_kw or {})
+            self.images_[row, 0] = show_picture(axes, table, style)
+            axes.axhline(0.5, color="white", linewidth=4)
             changed = np.argwhere(self.views[row] != original)  # (k, 2)
-            axes.plot(changed[:, 1], changed[:, 0] + 2, "k.", markersize=3)
-            axes.set_yticks([0, 2 + (m - 1) / 2], ["original", "views"], fontsize=9)
+            axes.plot(changed[:, 1], changed[:, 0] + 1, "k.", markersize=3)
+            axes.set_yticks([0, (1 + m) / 2], ["original", "views"], fontsize=9)
             axes.tick_params(left=False)
-        last = self.axes_[-1, 0]
-        if self.feature_names is not None and d <= _MOST_NAMES:
-            last.set_xticks(range(d), self.feature_names, rotation=90, fontsize=9)
+        self.axes_[0, 0].set_title("blue: low, red: high, dot: changed", fontsize=9, pad=4)
+        if names is None:
+            self.axes_[-1, 0].set_xlabel("features", fontsize=9)
         else:
-            last.set_xlabel("features")
+            self.axes_[-1, 0].set_xticks(range(d), names, rotation=90, fontsize=9)
 
     @classmethod
     def from_estimator(
@@ -352,9 +360,9 @@ class ViewsDisplay:
         n_views : int, default=6
             How many views of each, >= 1.
         channels : int or tuple of three int, default=None
-            Of images with other than 3 channels: the number of the channel to draw in grey, or
-            those of the channels to draw as red, green and blue. None: the first three, or the
-            first if there are only two.
+            The number of the channel to draw in grey, or those of the channels to draw as red,
+            green and blue. None: the first three, or the first if there are fewer. The contrast of
+            images of neither 1 nor 3 channels is stretched, each channel by itself.
         random_state : int, RandomState instance or None, default=None
             Seed of samples and views. None draws others each time.
         ax : matplotlib Axes or ndarray of Axes, default=None
@@ -398,9 +406,10 @@ class ViewsDisplay:
         )
         originals, views = looked.originals, looked.views
         if originals.ndim > 2:
+            limits = contrast_limits(originals, channels)
             as_many = views.shape[-1] == originals.shape[-1]
-            views = to_pictures(views, channels if as_many else None)
-            originals = to_pictures(originals, channels)
+            views = to_pictures(views, channels, limits) if as_many else to_pictures(views)
+            originals = to_pictures(originals, channels, limits)
         display = cls(
             originals=originals, views=views, rows=looked.rows, feature_names=looked.feature_names
         )
@@ -512,18 +521,19 @@ class NeighborsDisplay:
             1 + self.neighbors.shape[1],
             shape=self.queries.shape[1:3],
             n_lines=1 + (n_labels > 0),
+            gap=0.11,  # room for the frames
         )
         self.images_ = np.empty(self.axes_.shape, dtype=object)
         for row, axes in enumerate(self.axes_):
             for column, picture in enumerate([self.queries[row], *self.neighbors[row]]):
                 self.images_[row, column] = show_picture(axes[column], picture, im_kw)
-            axes[0].set_title("query", fontsize=9, pad=4)
             for number, similarity in enumerate(self.similarities[row]):
                 mark = self._mark(row, number)
                 axes[1 + number].set_title(f"{mark}{similarity:.3f}", fontsize=9, pad=4)
                 if mark:
                     put_frame(axes[1 + number], _SAME if mark == "✓ " else _OTHER)
             self._name(row, axes)
+        self.axes_[0, 0].set_title("query", fontsize=9, pad=4)
         self.figure_ = self.axes_[0, 0].figure
         return self
 
@@ -583,9 +593,9 @@ class NeighborsDisplay:
         n_neighbors : int, default=6
             Neighbours of each query, >= 1.
         channels : int or tuple of three int, default=None
-            Of images with other than 3 channels: the number of the channel to draw in grey, or
-            those of the channels to draw as red, green and blue. None: the first three, or the
-            first if there are only two.
+            The number of the channel to draw in grey, or those of the channels to draw as red,
+            green and blue. None: the first three, or the first if there are fewer. The contrast of
+            images of neither 1 nor 3 channels is stretched, each channel by itself.
         random_state : int, RandomState instance or None, default=None
             Seed of the choice of queries. None chooses others each time.
         ax : matplotlib Axes or ndarray of Axes, default=None
@@ -639,15 +649,15 @@ class NeighborsDisplay:
         rows = _read_queries(queries, len(asked), random_state)
 
         features = of_x.features()
-        similarities = cosine_similarity(
-            features[rows] if asked is of_x else asked.features(rows), features
-        )  # (q, n)
+        of_queries = features[rows] if asked is of_x else asked.features(rows)
+        similarities = _similarities(of_queries, features)
         if asked is of_x:
             similarities[np.arange(len(rows)), rows] = -np.inf
         nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :n_neighbors]
-        pictures = of_x.pictures(nearest.ravel(), channels)
+        limits = of_x.limits(channels)
+        pictures = of_x.pictures(nearest.ravel(), channels, limits)
         display = cls(
-            queries=asked.pictures(rows, channels),
+            queries=asked.pictures(rows, channels, limits),
             neighbors=pictures.reshape(*nearest.shape, *pictures.shape[1:]),
             similarities=np.take_along_axis(similarities, nearest, axis=1),
             query_rows=rows,
@@ -705,7 +715,7 @@ class EmbeddingDisplay:
         self.labels = labels
         self.rows = rows
 
-    def plot(self, ax=None, *, thumbnail_size=0.055, im_kw=None, scatter_kw=None):
+    def plot(self, ax=None, *, thumbnail_size=0.05, im_kw=None, scatter_kw=None):
         """Draw the map.
 
         Every point is drawn, and as many thumbnails as do not cover each other. With labels, the
@@ -715,7 +725,7 @@ class EmbeddingDisplay:
         ----------
         ax : matplotlib Axes, default=None
             Where to draw; None: on a new figure.
-        thumbnail_size : float, default=0.055
+        thumbnail_size : float, default=0.05
             Longer side of the thumbnails as a share of the side of the map, in (0, 1]; 0: points
             only.
         im_kw : dict, default=None
@@ -748,12 +758,18 @@ class EmbeddingDisplay:
         from matplotlib import pyplot as plt
 
         check_scalar(thumbnail_size, "thumbnail_size", (float, int), min_val=0, max_val=1)
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6.5, 5.5), layout="constrained")
         coordinates = np.asarray(self.coordinates, dtype=float)
+        low, high, side = _window(coordinates, margin=0.6 * thumbnail_size + 0.02)
+        if ax is None:
+            width, height = 5.4 * (high - low) / side
+            width += 0 if self.labels is None else 1.2  # the legend stands beside the map
+            size = max(width, _SHORTEST_SIDE), max(height, _SHORTEST_SIDE)
+            _, ax = plt.subplots(figsize=size, layout="compressed")
         groups = _groups(self.labels, len(coordinates))
         self._draw_points(ax, coordinates, groups, scatter_kw)
-        side = _square_limits(ax, coordinates, margin=0.6 * thumbnail_size + 0.02)
+        ax.set(xticks=[], yticks=[], aspect="equal")
+        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        ax.spines[:].set(linewidth=0.5, edgecolor="0.6")
         self.thumbnails_, self.thumbnail_points_ = [], np.array([], dtype=np.int64)
         if self.pictures is not None and thumbnail_size:
             self._draw_thumbnails(ax, coordinates, groups, side * thumbnail_size, im_kw)
@@ -782,8 +798,8 @@ class EmbeddingDisplay:
             size * side / max(self.pictures.shape[1:3]) for side in self.pictures.shape[1:3]
         )
         color_of = {point: color for _, color, members in groups for point in members}
-        limits = ax.get_xlim(), ax.get_ylim()
-        self.thumbnail_points_ = standing_apart(coordinates, 1.08 * width, 1.08 * height)
+        limits = ax.get_xlim(), ax.get_ylim()  # which pictures would change
+        self.thumbnail_points_ = standing_apart(coordinates, 1.18 * width, 1.18 * height)
         for point in self.thumbnail_points_:
             x, y = coordinates[point]
             extent = (x - width / 2, x + width / 2, y - height / 2, y + height / 2)
@@ -805,7 +821,7 @@ class EmbeddingDisplay:
         channels=None,
         random_state=None,
         ax=None,
-        thumbnail_size=0.055,
+        thumbnail_size=0.05,
         im_kw=None,
         scatter_kw=None,
     ):
@@ -828,15 +844,15 @@ class EmbeddingDisplay:
         n_samples : int or None, default=1000
             How many samples to draw at random, >= 1; all, if X has fewer, or if None.
         channels : int or tuple of three int, default=None
-            Of images with other than 3 channels: the number of the channel to draw in grey, or
-            those of the channels to draw as red, green and blue. None: the first three, or the
-            first if there are only two.
+            The number of the channel to draw in grey, or those of the channels to draw as red,
+            green and blue. None: the first three, or the first if there are fewer. The contrast of
+            images of neither 1 nor 3 channels is stretched, each channel by itself.
         random_state : int, RandomState instance or None, default=None
             Seed of the choice of samples, of the order in which thumbnails find a place, and of
             t-SNE. None draws others each time.
         ax : matplotlib Axes, default=None
             As in `plot`.
-        thumbnail_size : float, default=0.055
+        thumbnail_size : float, default=0.05
             As in `plot`.
         im_kw : dict, default=None
             As in `plot`.
@@ -880,7 +896,8 @@ class EmbeddingDisplay:
         rows = draw_rows(len(encoder), n_samples, rng)
         pictures = None
         if encoder.image_shape is not None:
-            pictures = encoder.pictures(rows, channels, _THUMBNAIL_SIDE)
+            limits = encoder.limits(channels)
+            pictures = encoder.pictures(rows, channels, limits, _THUMBNAIL_SIDE)
         display = cls(
             coordinates=_coordinates(reduction, encoder, rows, seed=rng.randint(2**31 - 1)),
             pictures=pictures,
@@ -924,6 +941,13 @@ def _read_queries(queries, n_rows: int, random_state) -> np.ndarray:
             "choose from."
         )
     return rows.astype(np.int64)
+
+
+def _similarities(of_queries: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Return cosine similarities (q, n) in float64, which tells features apart that nearly agree."""
+    of_queries = of_queries.astype(np.float64)
+    blocks = np.array_split(features, -(-len(features) // _BLOCK_ROWS))
+    return np.hstack([cosine_similarity(of_queries, block.astype(np.float64)) for block in blocks])
 
 
 def _coordinates(reduction, encoder: Encoder, rows: np.ndarray, *, seed: int) -> np.ndarray:
@@ -980,15 +1004,15 @@ def _groups(labels, n_points: int) -> list[tuple[str | None, str, np.ndarray]]:
     ]
 
 
-def _square_limits(ax, coordinates: np.ndarray, margin: float) -> float:
-    """Give both axes the same span, with a margin as a share of it; return the span."""
+def _window(coordinates: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the lower and upper corner of a map, and its longer side.
+
+    `margin` is a share of that side, and left free around the points.
+    """
     low, high = coordinates.min(axis=0), coordinates.max(axis=0)
     side = (high - low).max() / (1 - 2 * margin) or 1.0
-    for set_limits, centre in zip((ax.set_xlim, ax.set_ylim), (low + high) / 2, strict=True):
-        set_limits(centre - side / 2, centre + side / 2)
-    ax.set(xticks=[], yticks=[], aspect="equal")
-    return side
+    return low - margin * side, high + margin * side, side
 
 
-def _shortened(label: str) -> str:
-    return label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
+def _shortened(label: str, longest: int = _LONGEST_LABEL) -> str:
+    return label if len(label) <= longest else f"{label[: longest - 1]}…"

@@ -1,6 +1,7 @@
 """Imports of the package: strictly downward, and of run-time dependencies only."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import sklearn_simclr
 
 # From top to bottom; modules of one layer do not import each other.
 LAYERS = (
-    {"__init__"},
+    {"__init__", "inspection"},
+    {"_inspected"},
     {"_classifier"},
     {"_transformer"},
     {"_run"},
@@ -36,6 +38,7 @@ LAYERS = (
     {
         "_decoding",
         "_kernels",
+        "_pictures",
         "_pretrained",
         "_progress",
         "_version",
@@ -46,6 +49,7 @@ LAYERS = (
 )
 DEPENDENCIES = {"joblib", "numpy", "sklearn", "torch", "torchvision"}
 THEIR_OWN = {"PIL", "threadpoolctl"}  # that the dependencies require themselves
+EXTRAS = {"_pictures": {"matplotlib"}, "inspection": {"matplotlib"}}  # imported in functions
 FILES = {path.stem: path for path in Path(sklearn_simclr.__file__).parent.rglob("*.py")}
 
 
@@ -94,5 +98,14 @@ def test_training_loops_know_no_scikit_learn(module):
 
 @pytest.mark.parametrize("module", FILES)
 def test_only_run_time_dependencies_are_imported(module):
-    roots = {name.split(".")[0] for name in imported_names(module)}
+    roots = {name.split(".")[0] for name in imported_names(module)} - EXTRAS.get(module, set())
     assert roots <= DEPENDENCIES | THEIR_OWN | {"sklearn_simclr"} | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("module", EXTRAS)
+def test_extras_are_imported_in_functions_only(module):
+    code = f"import sys, sklearn_simclr.{module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not EXTRAS[module] & set(loaded.stdout.split())
