@@ -23,7 +23,9 @@ class Page(HTMLParser):
 
 def broken_links(root: Path) -> list[str]:
     """List the links of each page to files or anchors that are not there."""
-    pages = {path.resolve(): Page(path) for path in root.rglob("*.html")}
+    pages = {
+        path.resolve(): Page(path) for path in root.rglob("*.html") if "_static" not in path.parts
+    }
     broken = []
     for path, page in pages.items():
         for target in sorted(page.targets):
