@@ -48,11 +48,22 @@ html_css_files = ["site.css"]
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"install": [], "tutorial": [], "comparison": [], "benchmarks": [], "changelog": []}
+html_sidebars = {  # pages without others beside them need no navigation between these
+    page: []
+    for page in (
+        "architecture",
+        "benchmarks",
+        "changelog",
+        "comparison",
+        "contributing",
+        "install",
+        "tutorial",
+    )
+}
 
 
 def _draw_layers(app):
