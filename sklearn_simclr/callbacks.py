@@ -148,11 +148,12 @@ class MeasureHistory(BaseEstimator):
             try:
                 measures[name] = float(scorer(fitted, self.X_val, self.y_val))
             except Exception as error:
+                message = str(error).rstrip(".")
                 raise ValueError(
-                    f"scoring={name!r} of {type(self).__name__} failed on X_val after "
-                    f"{fitted.n_iter_} epochs: {type(error).__name__}: {error} Pass X_val like the "
-                    "X of fit, labels in y_val to scorers that read them, and scorers that return "
-                    "one number."
+                    f"The measure {name!r} of X_val failed after {fitted.n_iter_} epochs, "
+                    f"scoring={self.scoring!r}: {type(error).__name__}: {message}. Pass an X_val "
+                    "like the X of fit, labels in y_val to scorers that read them, and scorers "
+                    "that return one number."
                 ) from error
         row = {"epoch": fitted.n_iter_, "loss": fitted.loss_, **measures}
         # scikit-learn's monitor brings the row to the process that reads it, for which it wants an

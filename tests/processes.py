@@ -21,6 +21,7 @@ import joblib
 import numpy as np
 import torch
 from joblib.externals.loky import get_reusable_executor
+from sklearn.callback import FitCallback
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from torch import nn
@@ -35,6 +36,7 @@ from sklearn_simclr.augmentation import (
     Crop,
     GaussianNoise,
 )
+from sklearn_simclr.callbacks import EarlyStopping, MeasureHistory
 from sklearn_simclr.encoders import ConvNetEncoder
 from sklearn_simclr.losses import LOSSES, resolve_loss
 
@@ -220,17 +222,8 @@ def rows_in_order():
     return {n: model.transform(images[:n]) for n in (1, 3, 5, 64)}
 
 
-class StopsOne:
+class StopsOne(FitCallback):
     """A callback that wants to stop, on the last process only, after the first epoch."""
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context):
         return os.environ.get("RANK", "1") == "1"
@@ -240,6 +233,29 @@ def stopped():
     """Epochs of a training that one process wants to stop."""
     images, _, _ = digits()
     return simclr().set_callbacks(StopsOne()).fit(images).n_iter_
+
+
+def watched():
+    """Measures of held-out images, an early end, and the features, beside those without these."""
+    images, labels, _ = digits()
+    X, X_val, y_val = images[:40], images[40:], labels[40:]
+    history = MeasureHistory(X_val, y_val, scoring=["contrastive_accuracy", "rankme", "knn"])
+    stopping = EarlyStopping(X_val, patience=2, min_delta=0.9)
+    model = simclr(max_epochs=6).set_callbacks(history, stopping).fit(X)
+    features = [model.transform(X)]
+    short = StopsAfter(model.n_iter_)
+    features.append(simclr(max_epochs=6).set_callbacks(short).fit(X).transform(X))
+    return [list(row.values()) for row in history.history_], features
+
+
+class StopsAfter(FitCallback):
+    """A callback that stops after an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_fit_task_end(self, estimator, context):
+        return context.task_id + 1 == self.epoch
 
 
 @contextlib.contextmanager

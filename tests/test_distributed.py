@@ -14,6 +14,7 @@ import processes
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.callback import FitCallback
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
@@ -71,19 +72,10 @@ def checkpoints(tmp_path_factory):
     """A directory with the checkpoint of a training of this process, after its first epoch."""
     directory = str(tmp_path_factory.mktemp("checkpoints"))
 
-    class Ends:
-        def setup(self, estimator, context):
-            pass
-
-        def teardown(self, estimator, context):
-            pass
-
+    class Ends(FitCallback):
         def on_fit_task_begin(self, estimator, context, *, X=None):
             if context.task_name == "epoch" and context.task_id == 1:
                 raise ZeroDivisionError
-
-        def on_fit_task_end(self, estimator, context):
-            pass
 
     with pytest.raises(ZeroDivisionError):
         model = processes.simclr(checkpoint_dir=directory).set_callbacks(Ends())
@@ -96,7 +88,7 @@ def of_two(tmp_path_factory, fitted_model, checkpoints):
     """What each of 2 processes comes to; at the end one of them is killed."""
     out = tmp_path_factory.mktemp("two")
     names = ("losses_and_gradients", "other_gradients", "objects", "trainings", "rows_in_order")
-    names += ("stopped", "printed", "unseeded", "checkpointed", "mistakes", "one_raises")
+    names += ("stopped", "watched", "printed", "unseeded", "checkpointed", "mistakes", "one_raises")
     names += ("after_all", "one_dies")
     variables = {"TORCHELASTIC_RUN_ID": "test", "TEST_MODEL": fitted_model}
     variables["TEST_CHECKPOINTS"] = checkpoints
@@ -271,6 +263,16 @@ def test_what_one_process_knows(of_two):
 
 def test_one_process_that_stops_stops_all(of_two):
     assert [found["stopped"] for found in of_two] == [1, 1]
+
+
+def test_measures_are_the_same_on_all_processes_and_change_nothing(of_two):
+    (rows, features), (their_rows, their_features) = (found["watched"] for found in of_two)
+    assert_array_equal(rows, their_rows)
+    assert_array_equal(*features)
+    assert_array_equal(*their_features)
+    assert len(rows) == 1 + 3  # the first epoch is the best, two are no better by as much
+    expected, _ = processes.watched()
+    assert_allclose(rows, expected, rtol=1e-3, atol=0.05)
 
 
 def test_a_run_goes_on_from_the_checkpoint_of_another_number_of_processes(
