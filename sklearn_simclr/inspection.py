@@ -944,7 +944,7 @@ def _read_queries(queries, n_rows: int, random_state) -> np.ndarray:
 
 
 def _similarities(of_queries: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Return cosine similarities (q, n) in float64, which tells features apart that nearly agree."""
+    """Return cosines (q, n), in float64, which tells features apart that nearly agree."""
     of_queries = of_queries.astype(np.float64)
     blocks = np.array_split(features, -(-len(features) // _BLOCK_ROWS))
     return np.hstack([cosine_similarity(of_queries, block.astype(np.float64)) for block in blocks])

@@ -437,7 +437,7 @@ def test_a_point_without_a_thumbnail_has_one_in_its_way():
 
 def test_thumbnails_keep_the_shape_of_the_images_and_shrink(simclr):
     X = np.random.default_rng(0).integers(0, 256, (6, 40, 160, 3)).astype(np.uint8)
-    model = simclr(image_size=16, max_epochs=1).fit(X)
+    model = simclr(image_size=16, max_epochs=1, batch_size=6).fit(X)
     display = EmbeddingDisplay.from_estimator(model, X, reduction=np.eye(6, 2))
     assert display.pictures.shape == (6, 16, 64, 3)
     assert display.pictures[0].mean() == pytest.approx(X[display.rows[0]].mean() / 255, abs=0.01)
@@ -722,7 +722,7 @@ def test_seeds_repeat_and_none_draws_anew(digits, simclr):
 
 def test_output_layer_and_set_output_are_no_obstacle(digits):
     X = digits[0]
-    model = small(output_layer=2).set_output(transform="pandas").fit(X)
+    model = small(output_layer=1, projection_layers=3).set_output(transform="pandas").fit(X)
     display = NeighborsDisplay.from_estimator(model, X, queries=[2], n_neighbors=5)
     z = np.asarray(model.transform(X))
     np.testing.assert_array_equal(
