@@ -19,6 +19,8 @@ from sklearn.utils._param_validation import Interval
 
 from sklearn_simclr.metrics import SCORERS
 
+__all__ = ["EarlyStopping", "MeasureHistory"]
+
 _EPOCH = "epoch"  # what fit calls the task that is an epoch
 _COLUMNS = ("fit", "epoch", "loss")  # of a history, beside the measures
 

@@ -18,8 +18,10 @@ SNAPSHOT = ROOT / "tests" / "golden" / "public_api.txt"
 MODULES = sorted(
     f"sklearn_simclr.{path.stem}" for path in Path(sklearn_simclr.__file__).parent.glob("[a-z]*.py")
 )
-# Methods that all augmentations, or all encoders, have in common: their modules document them.
+# Methods that all augmentations, encoders or callbacks have in common: what they take and return is
+# documented by their modules, and by scikit-learn.
 IN_COMMON = {"apply", "build", "make_params", "skipped", "validate"}
+IN_COMMON |= {"on_fit_task_begin", "on_fit_task_end", "setup", "teardown"}
 NOT_ASKED_FOR = {
     "ES01",  # a summary may say it all
     "SA01",  # related objects stand side by side in the reference
