@@ -15,6 +15,7 @@ from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import _num_samples, check_is_fitted
+from torch import Tensor
 
 from sklearn_simclr._data import as_array, read_labels
 from sklearn_simclr._device import derived_seed, describe, plain_torch, resolve_precision
@@ -238,9 +239,14 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n,)
-            Classes.
+            Classes. A tensor on the device of X if X is a tensor, scikit-learn's
+            `array_api_dispatch` is on, and the classes are numbers.
         """
         number = self._logits(X).argmax(axis=1)
+        if isinstance(number, Tensor):
+            if self.classes_.dtype.kind in "biuf":
+                return torch.tensor(self.classes_, device=number.device)[number]
+            number = number.cpu().numpy()
         return self.classes_[number]
 
     def predict_proba(self, X):
@@ -254,7 +260,8 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n, k)
-            In the order of `classes_`; each row sums to 1.
+            In the order of `classes_`; each row sums to 1. A tensor as in `predict`, whatever the
+            classes are.
         """
         return softmax(self._logits(X))
 
@@ -269,7 +276,8 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n, k), or (n,) of two classes
-            Of two classes, that of ``classes_[1]`` less that of ``classes_[0]``.
+            Of two classes, that of ``classes_[1]`` less that of ``classes_[0]``. A tensor as in
+            `predict_proba`.
         """
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
@@ -332,7 +340,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         return tags
 
-    def _logits(self, X) -> np.ndarray:
+    def _logits(self, X) -> np.ndarray | Tensor:
         """Logits (n, k), whatever the number of classes."""
         check_is_fitted(self)
         return LinearModel.of(vars(self)).logits(X)
@@ -439,7 +447,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             task = Task(labelled, torch.from_numpy(lesson.codes)[labelled])
             fitted = self._fine_tune("fine-tuning", _TEACHER, probe, task, lesson, [])
         if lesson.distills:
-            logits = LinearModel.of(fitted).logits(lesson.X)
+            logits = to_plain(LinearModel.of(fitted).logits(lesson.X))
             targets = torch.from_numpy(softmax(logits / self.distill_temperature))  # (n, k)
             task = Task(torch.arange(len(targets)), targets, self.distill_temperature)
             before = fitted["loss_curve_"]

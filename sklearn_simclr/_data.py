@@ -12,6 +12,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from sklearn import get_config
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
@@ -32,7 +33,7 @@ class Samples:
     for those that the memory of a GPU holds: they may lie in a file.
     """
 
-    rows: np.ndarray  # (n, ...) of real numbers, or whatever is indexed alike and gives arrays
+    rows: np.ndarray  # (n, ...) of real numbers, or what is indexed alike and gives arrays, tensors
     image_shape: tuple[int, int, int] | None  # (h, w, c)
     channels_first: bool
     pixel_range: tuple[float, float] | None
@@ -62,8 +63,7 @@ class Samples:
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the samples at each index, read ahead in a thread where reading takes time."""
-        at_hand = type(self.rows) is np.ndarray and self.device.type == "cpu"
-        if at_hand or self._resident is not None:
+        if self._is_at_hand or self._resident is not None:
             return map(self.batch, indices)
         return map(self._placed, _read_ahead(self._read, indices))
 
@@ -78,9 +78,10 @@ class Samples:
         return hashlib.blake2b(repr(meaning).encode(), digest_size=20).hexdigest()
 
     def _read(self, index: Tensor) -> Tensor:
-        """Return the rows at `index` as they are, (k, values), uint8 or float32 on the CPU."""
-        rows = torch.from_numpy(_plain(self.rows[index.numpy()]))
-        return rows.pin_memory() if self.device.type == "cuda" else rows
+        """Return the rows at `index` as they are, (k, values), uint8 or float32, where they lie."""
+        rows = _plain(self.rows[index.numpy()])
+        pins = self.device.type == "cuda" and rows.device.type == "cpu"
+        return rows.pin_memory() if pins else rows
 
     def _placed(self, rows: Tensor) -> Tensor:
         return self._scaled(rows.to(self.device, non_blocking=True))
@@ -96,10 +97,17 @@ class Samples:
             return rows.view(-1, *self.input_shape)
         return rows.view(-1, *self.image_shape).permute(0, 3, 1, 2)  # channels last in memory
 
+    @property
+    def _is_at_hand(self) -> bool:
+        """Whether the rows lie in the memory of the device."""
+        if isinstance(self.rows, TensorRows):
+            return self.rows.device.type == self.device.type
+        return type(self.rows) is np.ndarray and self.device.type == "cpu"
+
     @cached_property
     def _resident(self) -> Tensor | None:
         """All rows (n, values) on the GPU, if half its free memory holds them."""
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or self._is_at_hand:
             return None
         dtype = torch.uint8 if self.rows.dtype == np.uint8 else torch.float32
         shape = len(self.rows), _row_values(self.rows)
@@ -112,10 +120,37 @@ class Samples:
         return resident
 
 
-def _plain(rows: np.ndarray) -> np.ndarray:
-    """Bring rows to (k, values) of uint8 or float32, in C order."""
-    dtype = np.uint8 if rows.dtype == np.uint8 else np.float32
-    return np.ascontiguousarray(rows, dtype=dtype).reshape(len(rows), _row_values(rows))
+class TensorRows:
+    """Rows of a tensor, indexed as those of an array; they stay on its device.
+
+    Parameters
+    ----------
+    tensor : Tensor of shape (n, ...)
+        Of real numbers that NumPy has a type for.
+    """
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+        self.shape = tuple(tensor.shape)
+        self.dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+        self.device = tensor.device
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __getitem__(self, index: np.ndarray) -> Tensor:
+        """Copy the rows at `index`, whole numbers (k,)."""
+        index = torch.from_numpy(index).to(self.device, non_blocking=True)
+        return self.tensor.index_select(0, index)
+
+
+def _plain(rows: np.ndarray | Tensor) -> Tensor:
+    """Bring rows to (k, values) of uint8 or float32, in C order; they may share memory."""
+    if isinstance(rows, np.ndarray):
+        dtype = np.uint8 if rows.dtype == np.uint8 else np.float32
+        rows = torch.from_numpy(np.ascontiguousarray(rows, dtype=dtype))
+    dtype = torch.uint8 if rows.dtype == torch.uint8 else torch.float32
+    return rows.to(dtype).reshape(len(rows), _row_values(rows))
 
 
 def _row_values(rows) -> int:
@@ -145,23 +180,33 @@ def _content_digest(rows: np.ndarray) -> str:
     """Return a hash of the values of all rows, row by row."""
     content = hashlib.blake2b(digest_size=20)
     for index in _block_indices(rows):
-        content.update(_plain(rows[index.numpy()]))
+        content.update(_plain(rows[index.numpy()]).cpu().numpy())
     return content.hexdigest()
+
+
+def stays_tensor(X) -> bool:
+    """Whether X is a tensor, and scikit-learn's array API dispatch wants it to stay one."""
+    return isinstance(X, Tensor) and get_config()["array_api_dispatch"]
 
 
 def as_array(X):
     """Bring tensors, lists and the like to NumPy; leave frames and sparse matrices alone.
 
+    Tensors stay tensors under scikit-learn's array API dispatch.
+
     Raises
     ------
     ValueError
-        If the samples differ in shape, are text, or have no values.
+        If the samples differ in shape, are complex or text, or have no values.
     """
     if isinstance(X, Tensor):
         if X.is_meta:
             raise ValueError("X is a tensor on the device 'meta', which holds no values.")
-        X = X.detach().cpu()
-        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
+        if X.is_complex():
+            raise ValueError(f"Complex data not supported: X is a tensor of {X.dtype}.")
+        X = X.detach()
+        X = X.float() if X.dtype == torch.bfloat16 else X
+        return X if stays_tensor(X) else X.cpu().numpy()
     elif not hasattr(X, "shape"):
         try:
             if isinstance(X, list | tuple) and X and all(isinstance(x, Tensor) for x in X):
@@ -251,11 +296,13 @@ def _read_channels(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int,
 
 
 def is_streamable(X) -> bool:
-    """Whether X is an array of samples that can be read block by block as it is."""
+    """Whether X is an array or tensor of samples that can be read block by block as it is."""
+    if isinstance(X, Tensor):
+        return X.ndim >= 2
     return type(X) in (np.ndarray, np.memmap) and X.ndim >= 2 and X.dtype.kind in "biuf"
 
 
-def read_extremes(rows: np.ndarray, estimator) -> tuple[float, float]:
+def read_extremes(rows: np.ndarray | TensorRows, estimator) -> tuple[float, float]:
     """Return the smallest and the largest value, as float32; those of uint8 are not looked up.
 
     Raises
@@ -265,11 +312,13 @@ def read_extremes(rows: np.ndarray, estimator) -> tuple[float, float]:
     """
     if rows.dtype == np.uint8:
         return 0.0, 255.0
-    extremes = []
+    extremes, dtype = [], np.float32
+    if isinstance(rows, TensorRows):
+        rows, dtype = rows.tensor, torch.float32
     for index in _block_indices(rows):
         block = rows[index[0] : index[-1] + 1]
         block = block.reshape(len(block), _row_values(block))
-        block = check_array(block, dtype=np.float32, estimator=estimator, input_name="X")
+        block = check_array(block, dtype=dtype, estimator=estimator, input_name="X")
         extremes += [float(block.min()), float(block.max())]
     return min(extremes), max(extremes)
 
@@ -322,8 +371,10 @@ def channel_statistics(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     for block in samples.blocks():
         if block.ndim == 4:
             block = block.permute(0, 2, 3, 1).flatten(0, 2)  # (n * h * w, c)
-        scaler.partial_fit(block.cpu().numpy())
-    return scaler.mean_.astype(np.float32), scaler.scale_.astype(np.float32)
+        dispatched = isinstance(samples.rows, TensorRows)
+        scaler.partial_fit(block if dispatched else block.cpu().numpy())
+    mean, scale = (torch.as_tensor(part).cpu().numpy() for part in (scaler.mean_, scaler.scale_))
+    return mean.astype(np.float32), scale.astype(np.float32)
 
 
 def read_labels(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -340,7 +391,7 @@ def read_labels(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
     >>> read_labels(["dog", "-1", "cat"], 3)
     (array(['cat', 'dog'], dtype='<U3'), array([ 1, -1,  0]))
     """
-    y = column_or_1d(y, warn=True)
+    y = column_or_1d(y.cpu().numpy() if isinstance(y, Tensor) else y, warn=True)
     if len(y) != n_samples:
         raise ValueError(
             f"y holds {len(y)} labels, but X has {n_samples} rows. Pass one label a row, -1 where "

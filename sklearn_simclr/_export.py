@@ -64,7 +64,8 @@ class ExportedNetwork(nn.Module):
         self.channels_first = channels_first
         self.pixel_range = pixel_range
         self.image_size = image_size
-        self._memory_format = network.memory_format
+        # Not the format itself, which torch.save does not take.
+        self._channels_last = network.memory_format == torch.channels_last
         self.register_buffer("mean", network.mean)
         self.register_buffer("scale", network.scale)
         rows = columns = None
@@ -91,8 +92,9 @@ class ExportedNetwork(nn.Module):
         x = self._read(x)
         if self._rows is not None:
             x = self._rows @ x @ self._columns
-        x = standardised(x, self.mean, self.scale)
-        h = self.encoder(x.contiguous(memory_format=self._memory_format))  # (n, n_features)
+        layout = torch.channels_last if self._channels_last else torch.contiguous_format
+        x = standardised(x, self.mean, self.scale).contiguous(memory_format=layout)
+        h = self.encoder(x)  # (n, n_features)
         return self.classifier(self.head(h))
 
     def _read(self, x: Tensor) -> Tensor:

@@ -218,9 +218,10 @@ class Encoder:
         samples = self._samples
         if rows is not None:
             samples = replace(samples, rows=samples.rows[rows])
+        transformer, cpu = self._transformer, torch.device("cpu")
         return encode(
-            self._network, samples, self._transformer._view_size, self._transformer.output_layer
-        )
+            self._network, samples, transformer._view_size, transformer.output_layer, cpu
+        ).numpy()
 
     def limits(self, channels) -> np.ndarray | None:
         """Return the values that are black and white in pictures of these samples."""

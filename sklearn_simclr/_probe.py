@@ -3,10 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from sklearn_simclr._distributed import World
+from sklearn_simclr._persistence import to_plain
 
 _MAX_ITERATIONS = 1000
 
@@ -23,9 +26,12 @@ class LinearModel(NamedTuple):
         """Return the model among the fitted attributes of a classifier."""
         return cls(fitted["transformer_"], fitted["coef_"], fitted["intercept_"])
 
-    def logits(self, X) -> np.ndarray:
+    def logits(self, X) -> np.ndarray | Tensor:
         """Logits (n, k), whatever the number of classes."""
-        return self.transformer._features(X) @ self.coef.T + self.intercept
+        features, coef, intercept = self.transformer._features(X), self.coef, self.intercept
+        if isinstance(features, Tensor):
+            coef, intercept = (torch.tensor(p, device=features.device) for p in (coef, intercept))
+        return features @ coef.T + intercept
 
 
 def fit_probe(transformer, X, codes: np.ndarray, world: World) -> tuple[LinearModel, int]:
@@ -33,7 +39,7 @@ def fit_probe(transformer, X, codes: np.ndarray, world: World) -> tuple[LinearMo
 
     The features are standardised by all rows, and that is folded into the linear layer.
     """
-    features = transformer._features(X).astype(np.float64)
+    features = to_plain(transformer._features(X)).astype(np.float64)
     coef, intercept, n_iter = world.from_first(lambda: _regression(features, codes))
     return LinearModel(transformer, coef, intercept), n_iter
 

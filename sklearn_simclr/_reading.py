@@ -4,17 +4,20 @@ import math
 import warnings
 
 import numpy as np
+import torch
 from sklearn.utils import _safe_indexing, check_consistent_length
 from sklearn.utils.validation import validate_data
 
 from sklearn_simclr._data import (
     Samples,
+    TensorRows,
     as_array,
     is_streamable,
     match_pixel_range,
     read_extremes,
     read_image_shape,
     read_pixel_range,
+    stays_tensor,
 )
 from sklearn_simclr._device import resolve_device
 from sklearn_simclr._files import ImageFiles, as_paths, read_files
@@ -86,7 +89,7 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
     return Samples(rows, image_shape, estimator.channel_axis == 1, pixel_range, device)
 
 
-def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple[np.ndarray, tuple | None]:
+def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
     """Validate X but for its values; return its rows (n, ...) and the shape of its images."""
     if isinstance(X, ImageFiles):
         few = np.zeros((min(len(X), min_samples), X.rows.shape[1]), np.uint8)
@@ -107,16 +110,18 @@ def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple[np.ndar
     rows = X[:min_samples] if streamed else X
     if getattr(rows, "ndim", 2) > 2:
         rows = rows.reshape(len(rows), math.prod(X.shape[1:]))
+    kinds = torch if stays_tensor(X) else np
     rows = validate_data(
         estimator,
         rows,
         reset=reset,
-        dtype=[np.float32, np.uint8],  # the first is what other dtypes become
+        dtype=[kinds.float32, kinds.uint8],  # the first is what other dtypes become
         ensure_min_samples=min_samples,
     )
     if not reset:
         _check_image_shape(estimator, image_shape)  # rows may hold as many values, but be vectors
-    return X if streamed else rows, image_shape
+    rows = X if streamed else rows
+    return TensorRows(rows) if stays_tensor(rows) else rows, image_shape
 
 
 def _check_image_shape(estimator, image_shape: tuple | None) -> None:

@@ -291,15 +291,16 @@ def _state_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[
         yield from (value for value in moments.values() if isinstance(value, Tensor))
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference_mode would leave its mark on what is returned
 def encode(
     network: SimCLRNetwork,
     samples: Samples,
     image_size: int | None,
     output_layer: int,
+    device: torch.device,
     world: World = ALONE,
-) -> np.ndarray:
-    """Return the features (n, d), float32, of whole samples, as `output_layer` asks.
+) -> Tensor:
+    """Return the features (n, d), float32 on `device`, of whole samples, as `output_layer` asks.
 
     Each process of `world` encodes a share of the samples and returns the features of all.
     """
@@ -311,10 +312,10 @@ def encode(
     for batch in samples.batches(indices):
         block = network.represent(_whole(batch, image_size), output_layer)
         if features is None:
-            features = np.empty((len(rows), block.shape[1]), np.float32)
-        features[start : start + len(block)] = block.float().cpu().numpy()
+            features = torch.empty((len(rows), block.shape[1]), dtype=torch.float32, device=device)
+        features[start : start + len(block)] = block
         start += len(block)
-    return world.rows_of_all(torch.from_numpy(features), n).numpy() if is_shared else features
+    return world.rows_of_all(features, n) if is_shared else features
 
 
 def encode_views(

@@ -22,7 +22,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_simclr._checkpoints import CheckpointStore, prepare_directory
-from sklearn_simclr._data import Samples, batch_shape, channel_statistics, read_labels
+from sklearn_simclr._data import (
+    Samples,
+    batch_shape,
+    channel_statistics,
+    read_labels,
+    stays_tensor,
+)
 from sklearn_simclr._device import plain_torch, resolve_precision
 from sklearn_simclr._distributed import ALONE, World, joined
 from sklearn_simclr._export import ExportedNetwork, write_onnx
@@ -420,7 +426,8 @@ class SimCLRTransformer(
         Returns
         -------
         ndarray of shape (n, d), float32
-            Features; the same whatever else is in X.
+            Features; the same whatever else is in X. A tensor on the device of X if X is a tensor
+            and scikit-learn's `array_api_dispatch` is on.
 
         Raises
         ------
@@ -573,13 +580,16 @@ class SimCLRTransformer(
         return tags
 
     @plain_torch()
-    def _features(self, X) -> np.ndarray:
+    def _features(self, X) -> np.ndarray | Tensor:
         """Do the work of `transform`, which scikit-learn wraps."""
+        is_tensor = stays_tensor(X)
+        device = X.device if is_tensor else torch.device("cpu")
         with joined() as world:
             network, samples = self._restore(X, min_samples=1)
             facts = {"the method": "transform", "output_layer": self.output_layer}
             check_agreement(world, samples, lambda: facts)
-            return encode(network, samples, self._view_size, self.output_layer, world)
+            features = encode(network, samples, self._view_size, self.output_layer, device, world)
+        return features if is_tensor else features.numpy()
 
     @plain_torch()
     def _view_features(self, X) -> tuple[np.ndarray, np.ndarray]:

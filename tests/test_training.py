@@ -460,8 +460,8 @@ def test_the_state_kept_is_finite_even_if_a_last_step_broke_the_weights():
 @pytest.mark.parametrize("samples", [vector_samples(n=300), image_samples(n=300)])
 def test_encode_returns_the_features_of_each_row(samples):
     network, _ = run(samples, identity, 1)
-    features = encode(network, samples, None, 0)
-    assert features.shape == (300, network.n_features) and features.dtype == np.float32
+    features = encode(network, samples, None, 0, CPU)
+    assert features.shape == (300, network.n_features) and features.dtype == torch.float32
     with torch.no_grad():
         for i in (0, 123, 299):
             x = (samples.batch(torch.tensor([i])) - network.mean) / network.scale
@@ -472,11 +472,11 @@ def test_encode_returns_the_features_of_each_row(samples):
 def test_encode_does_not_depend_on_the_other_rows_or_their_order(samples):
     network, _ = run(samples, identity, 1)
     network.train()
-    features = encode(network, samples, None, 0)
+    features = encode(network, samples, None, 0, CPU)
     order = np.random.default_rng(0).permutation(300)
     for chosen in (order, order[:1], order[:257]):
         rows = Samples(samples.rows[chosen], *list(vars(samples).values())[1:5])
-        np.testing.assert_allclose(encode(network, rows, None, 0), features[chosen], atol=1e-5)
+        np.testing.assert_allclose(encode(network, rows, None, 0, CPU), features[chosen], atol=1e-5)
 
 
 @pytest.mark.parametrize("output_layer", [0, 1, 2])
@@ -487,14 +487,14 @@ def test_encode_returns_the_layer_asked_for(output_layer):
         expected = network(torch.from_numpy(samples.rows))
         for layer in network.head[: {0: 0, 1: 3, 2: 4}[output_layer]]:
             expected = layer(expected)
-    features = encode(network, samples, None, output_layer)
+    features = encode(network, samples, None, output_layer, CPU)
     np.testing.assert_allclose(features, expected.numpy(), atol=1e-6)
 
 
 def test_encode_brings_images_to_the_size_of_the_views():
     samples = image_samples(n=5, side=20)
     network = make_network(samples, nn.Flatten, input_shape=(1, 12, 12))
-    features = encode(network, samples, 12, 0)
+    features = encode(network, samples, 12, 0, CPU)
     x = resize(samples.batch(torch.arange(5)), 12)
     expected = ((x - network.mean) / network.scale).flatten(1)
     np.testing.assert_allclose(features, expected.numpy(), atol=1e-6)
@@ -506,7 +506,7 @@ def test_evaluation_never_touches_the_network_or_the_global_generator(augmentati
     network, _ = run(samples, identity, 1)
     network.train()
     before, rng = state_of(network), torch.get_rng_state()
-    encode(network, samples, None, 0)
+    encode(network, samples, None, 0, CPU)
     discrimination_accuracy(network.train(), samples, make_views(augmentation), seed=0)
     assert_same_state(network, before)
     assert all(param.requires_grad for param in network.parameters())
