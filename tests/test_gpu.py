@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklearn_simclr import SimCLRClassifier
 from sklearn_simclr._views import Views
@@ -237,3 +239,55 @@ def test_hash_does_not_depend_on_where_the_model_was_used(resnet, photos):
     before = joblib.hash(model)
     model.transform(images)
     assert joblib.hash(pickle.loads(pickle.dumps(model))) == before
+
+
+class LeavesTheGpu(TorchDispatchMode):
+    """Note the largest tensor of numbers that is copied from the GPU to the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        sources = [arg for arg in args if isinstance(arg, torch.Tensor) and arg.is_cuda]
+        if sources and isinstance(result, torch.Tensor) and result.device.type == "cpu":
+            self.largest = max(self.largest, *(source.numel() for source in sources))
+        return result
+
+
+@pytest.mark.parametrize("method", ["transform", "fit_transform"])
+def test_dispatched_tensors_stay_on_the_gpu(resnet, photos, monkeypatch, method):
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # without which scikit-learn refuses
+    images = torch.tensor(photos[0], device="cuda")
+    model = resnet(precision="float32", max_epochs=1)
+    expected = model.fit(photos[0]).transform(photos[0])
+    with config_context(array_api_dispatch=True), LeavesTheGpu() as copies:
+        features = getattr(model, method)(images)
+    assert features.device == images.device and features.dtype == torch.float32
+    assert not features.is_inference()
+    assert_allclose(features.cpu().numpy(), expected, rtol=1e-2, atol=1e-2)
+    if method == "transform":  # in fit the weights come down to be kept
+        assert copies.largest <= 16
+    with config_context(array_api_dispatch=True):
+        on_cpu = model.transform(torch.tensor(photos[0]))
+        assert model.set_params(device="cpu").transform(images).device == images.device
+    assert on_cpu.device.type == "cpu"
+
+
+def test_dispatched_classifier_answers_on_the_gpu(resnet, photos, monkeypatch):
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")
+    images, labels = (torch.tensor(part, device="cuda") for part in photos)
+    with config_context(array_api_dispatch=True):
+        model = SimCLRClassifier(resnet(), method="linear", random_state=0).fit(images, labels)
+        for name in ("predict", "predict_proba", "decision_function"):
+            assert getattr(model, name)(images).device == images.device
+
+
+def test_exported_module_moves_to_the_gpu(resnet, photos):
+    model = resnet(image_size=12).fit(photos[0])
+    module = model.to_torch().cuda()
+    with torch.no_grad():
+        features = module(torch.tensor(photos[0], device="cuda"))
+    assert features.is_cuda
+    assert_allclose(features.cpu().numpy(), model.transform(photos[0]), rtol=1e-2, atol=1e-2)
