@@ -6,15 +6,20 @@ import pickle
 import subprocess
 import sys
 
+import cloudpickle
 import numpy as np
 import onnxruntime
 import pytest
+import skops.io
 import torch
 import torchvision
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from skops.io.exceptions import UntrustedTypesFoundException
 from torch import nn
 from torchvision.transforms.v2 import functional as TF
 
@@ -570,3 +575,103 @@ def test_classifier_and_its_module_share_nothing(classifier, digits):
             param.zero_()
     assert_array_equal(classifier.predict_proba(images), expected)
     assert {"classifier.weight", "classifier.bias"} <= set(module.state_dict())
+
+
+# ------------------------------------------------------------------------------------------------
+# What the user guide says of formats
+
+
+class Stranger:
+    """Augmentation that runs code of a stranger's when it is unpickled."""
+
+    ran: list[str] = []
+
+    def __call__(self, batch):
+        return batch
+
+    def __reduce__(self):
+        return Stranger.ran.append, ("code",)
+
+
+class Unknown:
+    """Augmentation of a class that nobody has agreed to."""
+
+    built = 0
+
+    def __new__(cls):
+        cls.built += 1
+        return super().__new__(cls)
+
+    def __call__(self, batch):
+        return batch
+
+
+def test_skops_builds_nothing_that_is_not_trusted(simclr):
+    data = skops.io.dumps(simclr(augmentation=Unknown()))
+    types = skops.io.get_untrusted_types(data=data)
+    own = [name for name in types if name.startswith("sklearn_simclr.")]
+    assert sorted({*types} - {*own}) == [f"{__name__}.Unknown"]
+    built = Unknown.built
+    with pytest.raises(UntrustedTypesFoundException):
+        skops.io.loads(data, trusted=own)
+    assert Unknown.built == built
+    skops.io.loads(data, trusted=types)
+    assert Unknown.built == built + 1
+
+
+def test_pickle_runs_code_and_weights_only_does_not(simclr):
+    Stranger.ran.clear()
+    model = simclr(augmentation=Stranger())
+    file = io.BytesIO()
+    torch.save({"weights": Stranger()}, file)
+    file.seek(0)
+    with pytest.raises(pickle.UnpicklingError, match="Weights only"):
+        torch.load(file, weights_only=True)
+    assert Stranger.ran == []
+    pickle.loads(pickle.dumps(model))
+    assert Stranger.ran == ["code"]
+
+
+def test_skops_lists_what_is_not_of_this_package(simclr, digits):
+    images, _ = digits
+    model = simclr(encoder=small_factory, device=torch.device("cpu")).fit(images)
+    data = skops.io.dumps(model)
+    types = skops.io.get_untrusted_types(data=data)
+    others = {name for name in types if not name.startswith("sklearn_simclr.")}
+    assert others == {f"{__name__}.small_factory", "torch.device"}
+    assert_array_equal(
+        skops.io.loads(data, trusted=types).transform(images), model.transform(images)
+    )
+    pipeline = make_pipeline(simclr(), LogisticRegression()).fit(*digits)
+    types = skops.io.get_untrusted_types(data=skops.io.dumps(pipeline))
+    assert all(name.startswith("sklearn_simclr.") for name in types)
+
+
+def test_skops_does_not_take_modules(simclr, digits):
+    model = simclr(encoder=small_factory()).fit(digits[0])
+    with pytest.raises(Exception):  # noqa: B017  whatever it is
+        skops.io.dumps(model)
+
+
+def test_cloudpickle_takes_what_pickle_cannot_name(simclr, digits):
+    images, _ = digits
+
+    def factory():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+
+    model = simclr(encoder=factory, augmentation=lambda batch: batch + 0.1).fit(images)
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        pickle.dumps(model)
+    loaded = pickle.loads(cloudpickle.dumps(model))
+    assert_array_equal(loaded.transform(images), model.transform(images))
+    assert_array_equal(
+        loaded.partial_fit(images).transform(images), model.partial_fit(images).transform(images)
+    )
+
+
+def test_an_explicit_device_is_kept(simclr, digits):
+    model = simclr().fit(digits[0]).set_params(device="cuda:99")
+    loaded = pickle.loads(pickle.dumps(model))
+    with pytest.raises(ValueError, match="device='cuda:99' cannot be used"):
+        loaded.transform(digits[0])
+    assert_array_equal(loaded.set_params(device="cpu").transform(digits[0]).shape[0], 64)
