@@ -36,8 +36,8 @@ X_train, X_test, y_train, y_test = train_test_split(
 # ``ViewsDisplay`` takes an estimator that is not fitted, and makes the views that ``fit`` would
 # make. These are the paper's, for photographs: a random part of the image, often mirrored. A
 # photograph of a dog stays one when it is mirrored or cut. A digit does not: some views of the 8
-# show half of it or less, which might be a 3 or nothing at all, and the mirror image of the 5 in the
-# last row looks much like a 2.
+# show half of it or less, which might be a 3 or nothing at all, and the mirror image of the 5 in
+# the last row looks much like a 2.
 
 photographic = SimCLRTransformer(
     augmentation=SimCLRAugmentation(color_strength=0, grayscale_p=0),  # there are no colours

@@ -160,6 +160,8 @@ def _subgrid(ax, n_rows: int, n_columns: int, spacing: dict, size: tuple, place:
         spec = GridSpec(n_rows, n_columns, figure, **place, **spacing)
     else:
         figure = ax.figure
+        if figure.get_layout_engine() is not None:  # it makes room for the text itself
+            spacing = spacing | {"hspace": spacing["wspace"]}
         spec = GridSpecFromSubplotSpec(n_rows, n_columns, subplot_spec=_free_subplot(ax), **spacing)
         ax.set_axis_off()
     return lambda row, column: figure.add_subplot(spec[row, column])
