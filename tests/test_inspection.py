@@ -218,6 +218,14 @@ def test_views_of_vectors_take_values_from_other_samples(vectors):
     assert len(dots) == 5 * 3
 
 
+def test_vectors_are_standardised_as_in_fit(vectors):
+    model = SimCLRTransformer(max_epochs=1, batch_size=48, random_state=0).fit(vectors)
+    few_rows = vectors[:4] + 5
+    display = ViewsDisplay.from_estimator(model, few_rows, random_state=0)
+    expected = (few_rows[display.rows] - vectors.mean(0)) / vectors.std(0)
+    np.testing.assert_allclose(display.originals, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_vectors_of_a_frame_are_named(vectors):
     pd = pytest.importorskip("pandas")
     names = ["a", "b", "c", "d", "e", "a name that is very much too long"]
