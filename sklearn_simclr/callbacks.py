@@ -196,18 +196,17 @@ class EarlyStopping(BaseEstimator):
     Notes
     -----
     The transformer keeps the weights of the last epoch, not those of the best: a callback can stop
-    a training but not change what it has come to. Nor is a training that was stopped like one of
-    fewer epochs: the learning rate falls with a cosine over `max_epochs`, which was not at its end,
-    and the last epochs, in which the learning rate is low, are those that improve features most. So
-    stopping is there to end a training that has gone wrong or is no longer worth its time. To get
-    the best of the epochs that it took, train anew with ``max_epochs`` set to them.
+    a training but not change what it has come to. The learning rate falls with a cosine over
+    `max_epochs`, so that a training that is stopped ends while it is still high, and is not the
+    training that `max_epochs` set to as many epochs would be. Stopping is there to end what has gone
+    wrong, or is no longer worth its time.
 
-    "rankme" and "neg_uniformity" may be highest in the beginning, and "neg_alignment" is best when
-    all features are the same: to stop by them takes care.
+    "neg_alignment" is best where all features are alike, and "rankme" and "neg_uniformity" tell how
+    spread features are, not what of: go by them only if you know that they tell on your data.
 
-    The weights before the first epoch do not count, and each call of `fit` starts to count anew,
-    also one that goes on from a checkpoint. A training that was stopped stays stopped when it is
-    called again with its checkpoint, as long as the classes of its callbacks are the same.
+    The weights before the first epoch do not count. Each call of `fit` counts anew, also one that
+    goes on from a checkpoint. A training that was stopped stays stopped when `fit` finds its
+    checkpoint, as long as callbacks of the same classes are set.
 
     References
     ----------
