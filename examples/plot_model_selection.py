@@ -183,8 +183,8 @@ plt.show()
 # among the worst. These two measures tell how hard the task was, so they say nothing across views.
 # Among models with the same views ``score`` is of use: it sorts out short trainings and learning
 # rates that are too low. `rankme` is taken in by the low learning rate, whose features use many
-# directions and are of little worth. `uniformity` prefers the high temperature. The score on the same
-# views for all follows the accuracy best.
+# directions and are of little worth. `uniformity` prefers the high temperature. The score on the
+# same views for all follows the accuracy best.
 #
 # Ten models of one small data set prove little. On data of your own:
 #
