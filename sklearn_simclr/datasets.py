@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils import Bunch, check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, Options, validate_params
 
-__all__ = ["load_image_paths"]
+__all__ = ["load_image_paths", "make_shapes"]
 
 # What `SimCLRTransformer` reads.
 _SUFFIXES = frozenset(
