@@ -182,7 +182,7 @@ class EarlyStopping(BaseEstimator):
     patience : int, default=10
         Evaluations without improvement after which the training stops, >= 1.
     min_delta : float, default=0.0
-        By how much more than the best so far is an improvement, >= 0.
+        What a score has to exceed that of the last improvement by, to be one itself, >= 0.
 
     Attributes
     ----------
@@ -198,8 +198,8 @@ class EarlyStopping(BaseEstimator):
     The transformer keeps the weights of the last epoch, not those of the best: a callback can stop
     a training but not change what it has come to. The learning rate falls with a cosine over
     `max_epochs`, so that a training that is stopped ends while it is still high, and is not the
-    training that `max_epochs` set to as many epochs would be. Stopping is there to end what has gone
-    wrong, or is no longer worth its time.
+    training that `max_epochs` set to as many epochs would be. Stopping is there to end what has
+    gone wrong, or is no longer worth its time.
 
     "neg_alignment" is best where all features are alike, and "rankme" and "neg_uniformity" tell how
     spread features are, not what of: go by them only if you know that they tell on your data.

@@ -198,6 +198,8 @@ def test_a_classifier_tells_of_all_its_stages(classifier, digits):
     assert [snapshot.n_iter_ for snapshot in steps] == list(range(2, 42, 2))
     features = [snapshot.predict_proba(few[0]) for snapshot in steps]
     assert len({array.tobytes() for array in features}) == 20
+    encoded = [snapshot.transformer_.transform(few[0]) for snapshot in steps]
+    assert len({array.tobytes() for array in encoded}) == 20
     assert_array_equal(features[-1], model.predict_proba(few[0]))
     assert_array_equal(
         keeper.of("linear")[0].predict_proba(few[0]),
@@ -504,6 +506,13 @@ def test_equal_and_missing_scores_are_no_improvement(simclr, halves):
     for scores, n_epochs in [([0.5] * 9, 4), ([0.1, 0.2, np.nan, np.nan, np.nan, 9], 5)]:
         stopping = EarlyStopping(X_val, scoring=Scripted(scores), patience=3)
         assert simclr(max_epochs=9).set_callbacks(stopping).fit(X).n_iter_ == n_epochs
+
+
+def test_small_gains_add_up(simclr, halves):
+    X, X_val, _ = halves
+    scores = [0.25 * epoch for epoch in range(6)]
+    stopping = EarlyStopping(X_val, scoring=Scripted(scores), patience=2, min_delta=0.25)
+    assert simclr(max_epochs=6).set_callbacks(stopping).fit(X).n_iter_ == 6
 
 
 def test_stopped_models_are_those_of_the_last_epoch(simclr, halves):

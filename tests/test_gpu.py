@@ -11,7 +11,7 @@ from sklearn import config_context
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sklearn_simclr import SimCLRClassifier
+from sklearn_simclr import SimCLRClassifier, _progress
 from sklearn_simclr._views import Views
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
@@ -291,3 +291,11 @@ def test_exported_module_moves_to_the_gpu(resnet, photos):
         features = module(torch.tensor(photos[0], device="cuda"))
     assert features.is_cuda
     assert_allclose(features.cpu().numpy(), model.transform(photos[0]), rtol=1e-2, atol=1e-2)
+
+
+def test_verbose_names_the_gpu_and_waits_for_it(resnet, photos, capsys, monkeypatch):
+    monkeypatch.setattr(_progress, "_TOLD_AFTER", 0.0)
+    resnet(verbose=1, batch_size=4).fit(photos[0])
+    first, estimate, *_ = capsys.readouterr().out.splitlines()
+    assert f"cuda ({torch.cuda.get_device_name()}) in " in first
+    assert " images/s: about " in estimate
