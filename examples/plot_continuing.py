@@ -2,9 +2,10 @@
 Continuing from weights
 =======================
 
-A training need not start from nothing. Here an encoder has been trained on one set of images, the digits
-from 0 to 4, and its weights are the start of a training on others, the digits from 5 to 9, of which there
-are few. The same ways serve for weights from elsewhere, such as those of torchvision's networks.
+A training need not start from nothing. Here an encoder has been trained on one set of images, the
+digits from 0 to 4, and its weights are the start of a training on others, the digits from 5 to 9,
+of which there are few. The same ways serve for weights from elsewhere, such as those of
+torchvision's networks.
 """
 
 import tempfile
@@ -37,8 +38,8 @@ print(f"{len(low)} images of 0 to 4; {len(few)} of 5 to 9 to learn from, {len(X_
 # %%
 # Weights in a file
 # -----------------
-# ``to_torch()`` is the trained network as a plain torch module, and ``state_dict()`` its weights. A file
-# that ``torch.save`` writes of them holds nothing but numbers.
+# ``to_torch()`` is the trained network as a plain torch module, and ``state_dict()`` its weights. A
+# file that ``torch.save`` writes of them holds nothing but numbers.
 
 before = SimCLRTransformer(
     ResNetEncoder(width=0.125), batch_size=128, max_epochs=15, random_state=0
@@ -73,10 +74,10 @@ accuracies["before"] = accuracy(before)
 print(f"the features of 0 to 4 as they are: {accuracies['before']:.1f}%")
 
 # %%
-# The classifier learns the digits from 5 to 9 from a hundred images in either case. What differs is what
-# its features know. A few epochs change the weights that were given more than they improve them; with
-# twenty, the training that did not start from nothing was ahead by ten points when this was written. These
-# are single runs, of which others come out differently.
+# The classifier learns the digits from 5 to 9 from a hundred images in either case. What differs is
+# what its features know. A few epochs change the weights that were given more than they improve
+# them; with twenty, the training that did not start from nothing was ahead by ten points when this
+# was written. These are single runs, of which others come out differently.
 
 fig, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
 for name, label in (("scratch", "from scratch"), ("weights", "from the weights of 0 to 4")):
@@ -92,9 +93,10 @@ plt.show()
 # %%
 # The same transformer, further
 # -----------------------------
-# To go on with a transformer itself there are two more ways. ``warm_start=True`` lets another ``fit`` start
-# a new schedule from the present weights. ``partial_fit`` makes one epoch over what it is given, for
-# images that arrive in pieces. Both keep the range of the pixels and the normalisation of the first call.
+# To go on with a transformer itself there are two more ways. ``warm_start=True`` lets another
+# ``fit`` start a new schedule from the present weights. ``partial_fit`` makes one epoch over what
+# it is given, for images that arrive in pieces. Both keep the range of the pixels and the
+# normalisation of the first call.
 
 stream = SimCLRTransformer(ResNetEncoder(width=0.125), batch_size=128, random_state=0)
 for piece in np.array_split(low, 3):
@@ -102,6 +104,6 @@ for piece in np.array_split(low, 3):
 print(f"{stream.n_iter_} epochs, a piece each")
 
 # %%
-# On data of your own: photographs are the case for ``ResNetEncoder(50, weights=ResNet50_Weights.DEFAULT)``
-# with the weights of ``torchvision.models``, which were learned with labels from a million
-# photographs. They want images of 100 pixels a side and more.
+# On data of your own: photographs are the case for ``ResNetEncoder(50,
+# weights=ResNet50_Weights.DEFAULT)`` with the weights of ``torchvision.models``, which were learned
+# with labels from a million photographs. They want images of 100 pixels a side and more.
