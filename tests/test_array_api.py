@@ -122,6 +122,14 @@ def test_every_kind_of_tensor(simclr, digits, change, dispatch):
 
 
 @within
+def test_gradients_do_not_flow_back_from_a_fit(simclr, digits, dispatch):
+    x = torch.tensor(digits[0]).requires_grad_()
+    model = simclr().fit(x)
+    assert x.grad is None
+    assert_allclose(model.transform(x), simclr().fit_transform(x.detach()), atol=1e-6)
+
+
+@within
 @pytest.mark.parametrize(
     ("change", "message"),
     [

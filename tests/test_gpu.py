@@ -282,6 +282,9 @@ def test_dispatched_classifier_answers_on_the_gpu(resnet, photos, monkeypatch):
         model = SimCLRClassifier(resnet(), method="linear", random_state=0).fit(images, labels)
         for name in ("predict", "predict_proba", "decision_function"):
             assert getattr(model, name)(images).device == images.device
+        texts = np.array(["cat", "dog"])[photos[1]]
+        model = SimCLRClassifier(resnet(), method="linear", random_state=0).fit(images, texts)
+        assert set(model.predict(images)) <= {"cat", "dog"}
 
 
 def test_exported_module_moves_to_the_gpu(resnet, photos):
