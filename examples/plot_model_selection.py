@@ -163,7 +163,7 @@ for ax, (name, column) in zip(axes.flat, table.items(), strict=False):
         marker = "o" if same_views[row] else "s"
         ax.plot(column[row], accuracy[row], marker, ms=9, color=f"C{row}", label=setting)
     ax.set_title(
-        f"{name}\nrho {rho[name][0]:.2f} with the default views, {rho[name][1]:.2f} for all",
+        f"{name}\nrho {rho[name][0]:.2f} (default views), {rho[name][1]:.2f} (all)",
         fontsize=10,
     )
     ax.locator_params(axis="x", nbins=5)
@@ -182,7 +182,8 @@ plt.show()
 # The model whose views change nothing has the best ``score`` and the best `alignment`, and features
 # among the worst. These two measures tell how hard the task was, so they say nothing across views.
 # Among models with the same views ``score`` is of use: it sorts out short trainings and learning
-# rates that are too low. `rankme` is taken in by the low learning rate, whose features use many
+# rates that are too low. (Here it prefers the better temperature too; in the study named below, with
+# longer trainings, it did not.) `rankme` is taken in by the low learning rate, whose features use many
 # directions and are of little worth. `uniformity` prefers the high temperature. The score on the
 # same views for all follows the accuracy best.
 #
