@@ -139,7 +139,7 @@ plt.show()
 # Clusters and neighbours gain from the features. Outliers do not as a rule: of the three digits
 # left out, only the 8 is found better by the features, the 1 and the 4 by pixels. An encoder that
 # has never seen a digit need not keep what tells it from the others. The maps show much the same
-# classes apart in both spaces; the sizes of their islands and the distances between them mean little.
+# classes apart in both spaces; sizes of islands and distances between them mean little.
 #
 # On data of your own:
 #
