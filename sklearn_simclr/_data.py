@@ -198,6 +198,8 @@ def as_array(X):
     ------
     ValueError
         If the samples differ in shape, are complex or text, or have no values.
+    TypeError
+        If X is no sequence, such as a generator or a Bunch.
     """
     if isinstance(X, Tensor):
         if X.is_meta:
@@ -211,12 +213,17 @@ def as_array(X):
         try:
             if isinstance(X, list | tuple) and X and all(isinstance(x, Tensor) for x in X):
                 return as_array(torch.stack(X))
-            X = np.asarray(X)
+            given, X = X, np.asarray(X)
         except (ValueError, RuntimeError) as error:
             raise ValueError(
                 f"X must hold samples of one shape, got a ragged sequence ({error}). "
                 "Bring all images to one size first."
             ) from error
+        if X.ndim == 0 and X.dtype == object:
+            raise TypeError(
+                f"X must be an array, a tensor, or a list of samples or paths; got a "
+                f"{type(given).__name__}. Pass list(X) of a generator, X.data of a Bunch."
+            )
     if _is_text(X):
         raise ValueError(
             "X must hold numbers, or the paths of image files in a single column of str or Path; "

@@ -144,8 +144,8 @@ def as_paths(X) -> list[str] | None:
     """
     if isinstance(X, str | bytes | os.PathLike):
         raise ValueError(
-            f"X must be a sequence of the paths of image files, got the single path {X!r}. Pass "
-            "[path], or sklearn_simclr.datasets.load_image_paths(folder).data."
+            f"X must be a sequence of the paths of image files, got the single path {str(X)!r}. "
+            "Pass [path], or sklearn_simclr.datasets.load_image_paths(folder).data."
         )
     values = _column(X)
     of_paths = [isinstance(value, str | os.PathLike) for value in values]

@@ -9,6 +9,7 @@ import torch
 from numpy.testing import assert_array_equal
 from scipy import sparse
 from sklearn.exceptions import NotFittedError
+from sklearn.utils import Bunch
 from torch import nn
 
 import sklearn_simclr._transformer as transformer_module
@@ -38,6 +39,13 @@ def refused(model, X, match, error=ValueError):
 
 # ------------------------------------------------------------------------------------------------
 # X
+
+
+@pytest.mark.parametrize("X", [(image for image in np.zeros((9, 8, 8))), Bunch(data=[0]), None])
+def test_what_is_no_sequence(X):
+    message = f"got a {type(X).__name__}. Pass list(X) of a generator, X.data of a Bunch"
+    refused(SimCLRTransformer(), X, re.escape(message), TypeError)
+
 
 IMAGES = np.random.default_rng(0).random((6, 8, 8, 3))
 
