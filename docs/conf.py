@@ -37,6 +37,7 @@ sphinx_gallery_conf = {
     "doc_module": ("sklearn_simclr",),
     "ignore_pattern": r"^(?!plot_)",
     "reset_modules": (),
+    "within_subsection_order": "gallery_order.TeachingOrder",
     "write_computation_times": False,
 }
 

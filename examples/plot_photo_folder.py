@@ -38,7 +38,7 @@ for number, (image, label) in enumerate(zip(*make_shapes(1000, random_state=0), 
     Image.fromarray(image).save(path, quality=90)
 
 broken = root / "star" / "broken.jpg"  # as they occur: a copy that was cut short
-broken.write_bytes(path.read_bytes()[:300])
+_ = broken.write_bytes(path.read_bytes()[:300])
 
 # %%
 # List the files

@@ -1,5 +1,7 @@
 """The trained network with all that comes before it, as a module of its own, and as ONNX."""
 
+import contextlib
+import io
 import os
 
 import torch
@@ -163,14 +165,15 @@ def write_onnx(network: ExportedNetwork, path: str | os.PathLike, input_dtype: s
             "len(x), and do not branch on values."
         ) from error
     try:
-        written = torch.onnx.export(
-            program,
-            input_names=[_INPUT],
-            output_names=[_OUTPUT],
-            dynamic_shapes=any_number,  # for its name
-            dynamo=True,
-            verbose=False,
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # older onnxscripts say what they rewrite
+            written = torch.onnx.export(
+                program,
+                input_names=[_INPUT],
+                output_names=[_OUTPUT],
+                dynamic_shapes=any_number,  # for its name
+                dynamo=True,
+                verbose=False,
+            )
     except ImportError as error:
         raise ImportError(
             f"to_onnx needs packages that are not installed: pip install 'sklearn-simclr[onnx]'. "

@@ -202,7 +202,7 @@ def show_picture(ax, picture: np.ndarray, im_kw: dict | None = None):
         "vmin": 0,
         "vmax": 1,
         # Of small pictures every pixel is seen as it is; large ones have to be averaged.
-        "interpolation": "nearest" if small else "auto",
+        "interpolation": "nearest" if small else "antialiased",
     }
     image = ax.imshow(picture, **_validate_style_kwargs(defaults, im_kw or {}))
     ax.set(xticks=[], yticks=[])
