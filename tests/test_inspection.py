@@ -592,7 +592,7 @@ def test_large_images_and_single_samples(digits_model, digits):
     EmbeddingDisplay.from_estimator(digits_model, X[:1], reduction=[[0, 0]])
     EmbeddingDisplay.from_estimator(digits_model, X[:5])
     large = ViewsDisplay(originals=np.zeros((1, 200, 300)), views=np.zeros((1, 2, 200, 300)))
-    assert large.plot().images_[0, 0].get_interpolation() == "auto"
+    assert large.plot().images_[0, 0].get_interpolation() == "antialiased"
     small_ones = ViewsDisplay(originals=np.zeros((1, 8, 8)), views=np.zeros((1, 2, 8, 8)))
     assert small_ones.plot().images_[0, 0].get_interpolation() == "nearest"
 
@@ -670,7 +670,7 @@ def test_x_that_does_not_fit_is_refused(display, digits_model, digits):
         display.from_estimator(digits_model, np.full((5, 8, 8), np.nan))
     with pytest.raises(ValueError, match="0 sample"):
         display.from_estimator(digits_model, np.zeros((0, 8, 8)))
-    with pytest.raises(ValueError):
+    with pytest.raises(TypeError, match="got a NoneType"):
         display.from_estimator(digits_model, None)
 
 
