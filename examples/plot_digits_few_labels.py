@@ -32,6 +32,7 @@ print(f"{len(X_train)} images to learn from, {len(X_test)} to test on, {X_train.
 # encoders' features are standardised, again without labels; raw pixels do better as they are.
 
 start = time.perf_counter()
+print("training 100 epochs ...", flush=True)
 simclr = SimCLRTransformer(random_state=0).fit(X_train)
 print(f"trained {simclr.encoder_name_} on {simclr.augmentation_name_} views")
 print(f"{simclr.n_iter_} epochs in {time.perf_counter() - start:.0f} s")

@@ -104,6 +104,7 @@ def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
             tuple(X.shape), estimator.image_shape, estimator.channel_axis
         )
     if getattr(X, "ndim", 2) > 2 and not reset:
+        _check_several(estimator, tuple(X.shape))
         _check_image_shape(estimator, image_shape)
     # Of an array a few rows tell all but its values, and it is not converted as a whole.
     streamed = is_streamable(X)
@@ -122,6 +123,17 @@ def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
         _check_image_shape(estimator, image_shape)  # rows may hold as many values, but be vectors
     rows = X if streamed else rows
     return TensorRows(rows) if stays_tensor(rows) else rows, image_shape
+
+
+def _check_several(estimator, shape: tuple[int, ...]) -> None:
+    """Refuse an X that is a single image of the shape of those in fit."""
+    height, width, channels = estimator.image_shape_ or (0, 0, 0)
+    first = estimator.channel_axis == 1
+    if shape == ((channels, height, width) if first else (height, width, channels)):
+        raise ValueError(
+            f"X of shape {shape} looks as if it were a single image. Pass X[None], or several "
+            "images."
+        )
 
 
 def _check_image_shape(estimator, image_shape: tuple | None) -> None:

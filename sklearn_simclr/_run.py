@@ -58,11 +58,15 @@ class Run:
         """Say in a line what is trained on what, how, and for how long."""
         processes = f", {self.world.size} processes" if self.world.size > 1 else ""
         shape = self.samples.image_shape or self.samples.input_shape
+        side = self.fitted["_view_size"]
+        seen = f" seen at {side} x {side}" if side and shape[:2] != (side, side) else ""
         n_batches, size = batch_shape(len(self.samples), batch_size)
+        epochs = "1 epoch" if n_epochs == 1 else f"{n_epochs:,} epochs"
+        batches = "1 batch" if n_batches == 1 else f"{n_batches:,} batches"
         return (
             f"{describe(self.samples.device, precision)}{processes}: "
             f"{self.fitted['encoder_name_']} on {len(self.samples):,} {self.samples.noun} of shape "
-            f"{shape}, {n_epochs:,} epochs of {n_batches:,} batches of {size:,}"
+            f"{shape}{seen}, {epochs} of {batches} of {size:,}"
         )
 
     def resume(self, directory, settings: dict) -> tuple[CheckpointStore, list[str] | None]:

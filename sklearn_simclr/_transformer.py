@@ -731,7 +731,7 @@ class SimCLRTransformer(
         if n_samples < self.batch_size:
             warnings.warn(
                 f"batch_size={self.batch_size} is larger than the data: every epoch is one batch "
-                f"of {n_samples} samples, which has fewer negatives.",
+                f"of {n_samples} samples, which has fewer negatives. Lower it to be rid of this.",
                 UserWarning,
                 stacklevel=6,  # the caller of fit
             )

@@ -41,6 +41,14 @@ def refused(model, X, match, error=ValueError):
 # X
 
 
+def test_a_single_image_with_channels_first():
+    images = np.random.default_rng(0).random((20, 3, 8, 9))
+    model = SimCLRTransformer(channel_axis=1, max_epochs=1, random_state=0).fit(images)
+    with pytest.raises(ValueError, match=r"a single image\. Pass X\[None\]"):
+        model.transform(images[0])
+    assert model.transform(images[0][None]).shape == (1, 128)
+
+
 @pytest.mark.parametrize("X", [(image for image in np.zeros((9, 8, 8))), Bunch(data=[0]), None])
 def test_what_is_no_sequence(X):
     message = f"got a {type(X).__name__}. Pass list(X) of a generator, X.data of a Bunch"
@@ -150,7 +158,7 @@ BAD_LATER_X = {
     "wrong size": (IMAGES[:, :6] * 255, r"\(6, 8, 3\).*fitted on.*\(8, 8, 3\)"),
     "turned": (np.ones((6, 3, 8, 8)), "channels came first"),
     "vectors": (IMAGES.reshape(6, -1) * 255, r"vectors.*fitted on images.*\(8, 8, 3\)"),
-    "one image alone": (IMAGES[0] * 255, r"fitted on images.*\(8, 8, 3\)"),
+    "one image alone": (IMAGES[0] * 255, r"a single image\. Pass X\[None\]"),
     "no image": (IMAGES[:0] * 255, r"0 sample\(s\)"),
     "NaN": (with_value(np.nan), "contains NaN"),
     "infinity": (with_value(np.inf), "contains infinity"),

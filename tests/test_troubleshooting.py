@@ -139,6 +139,10 @@ CASES = {
     ),
     "X must be vectors (n, d) or images (n, h, w), (n, h, w, c) or, with channel_axis=1, "
     "(n, c, h, w); got shape …": of_fit(np.zeros((2, 3, 8, 8, 3))),
+    "X of shape … looks as if it were a single image. Pass X[None], or several images.": later(
+        COLOURED, COLOURED[0]
+    ),
+    "X must be an array, a tensor, or a list of samples or paths; got a …": of_fit(iter(IMAGES)),
     "X must hold samples of one shape, got a ragged sequence": of_fit([IMAGES[0], IMAGES[0, 1:]]),
     "image_shape=… needs rows of … values, but X has shape …": of_fit(
         IMAGES.reshape(32, -1), image_shape=(9, 9)
