@@ -22,7 +22,7 @@ from sklearn_simclr._pictures import check_channels, contrast_limits, to_picture
 from sklearn_simclr._reading import open_to_learn, read_samples
 from sklearn_simclr._training import encode
 from sklearn_simclr._transformer import SimCLRTransformer
-from sklearn_simclr._views import Views
+from sklearn_simclr._views import Views, is_view_of, refusal_of
 from sklearn_simclr.augmentation import resolve_augmentation
 
 _BLOCK_ROWS = 64  # images that are turned into pictures at a time
@@ -146,6 +146,7 @@ def _open(transformer: SimCLRTransformer, X, *, fitted: bool) -> tuple[Samples, 
 
 
 def _planned_views(transformer: SimCLRTransformer, samples: Samples):
+    """Resolve the augmentation as many calls deep as `fit` does, whose warnings count them."""
     return resolve_augmentation(
         transformer.augmentation, samples.image_shape, transformer.image_size
     )
@@ -165,25 +166,14 @@ def _make_views(
                     f"augmentation={views.augmentation!r} failed on a batch of shape "
                     f"{tuple(batch.shape)}: {type(error).__name__}: {error}"
                 ) from error
-            if (
-                not isinstance(view, Tensor)
-                or not view.is_floating_point()
-                or view.ndim != batch.ndim
-                or len(view) != len(batch)
-                or (made and view.shape != made[0].shape)
-            ):
-                met = repr(view)
-                if isinstance(view, Tensor):
-                    met = f"{view.dtype} of shape {tuple(view.shape)}"
-                raise ValueError(
-                    f"augmentation={views.augmentation!r} must return one float view a sample, all "
-                    f"of one shape; for a batch of shape {tuple(batch.shape)} it returned {met}."
-                )
             made.append(view)
+            alike = is_view_of(view, batch) and view.ndim == batch.ndim
+            if not (alike and view.shape == made[0].shape):
+                wanted = "one float view a sample, all of one shape"
+                raise refusal_of(view, batch, views.augmentation, wanted)
     if batch.ndim == 4 and views.image_size:
         batch = resize(batch, views.image_size)
-    originals, made = _channels_last(batch), _channels_last(torch.stack(made, dim=1))
-    return originals, made
+    return _channels_last(batch), _channels_last(torch.stack(made, dim=1))
 
 
 def _channels_last(images: Tensor) -> np.ndarray:

@@ -20,7 +20,7 @@ from sklearn_simclr._device import (
 from sklearn_simclr._distributed import ALONE, World, global_batch_norm
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
-from sklearn_simclr._views import Views
+from sklearn_simclr._views import Views, is_view_of, refusal_of
 from sklearn_simclr.losses import full_precision
 
 _EVALUATED_ROWS = 256  # at a time
@@ -75,7 +75,6 @@ def check_training(
 
 def _try_views(network: SimCLRNetwork, batch: Tensor, views: Views) -> Tensor:
     """Return projections (2n, projection_dim) of the views of a batch, once they are found good."""
-    name = f"augmentation={views.augmentation!r}"
     try:
         with torch.no_grad():
             pair = views(batch, cpu_generator(0))
@@ -83,15 +82,13 @@ def _try_views(network: SimCLRNetwork, batch: Tensor, views: Views) -> Tensor:
                 z = network.head.eval()(network.eval()(torch.cat(pair)))
     except Exception as error:
         raise ValueError(
-            f"{name} failed on a batch of shape {tuple(batch.shape)}, or made views that the "
-            f"encoder cannot take: {type(error).__name__}: {error}"
+            f"augmentation={views.augmentation!r} failed on a batch of shape "
+            f"{tuple(batch.shape)}, or made views that the encoder cannot take: "
+            f"{type(error).__name__}: {error}"
         ) from error
     for view in pair:
-        if len(view) != len(batch) or not view.is_floating_point():
-            raise ValueError(
-                f"{name} must return one float view a sample; for a batch of shape "
-                f"{tuple(batch.shape)} it returned {view.dtype} of shape {tuple(view.shape)}."
-            )
+        if not is_view_of(view, batch):
+            raise refusal_of(view, batch, views.augmentation)
     return z.float().requires_grad_()
 
 

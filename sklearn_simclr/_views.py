@@ -10,6 +10,23 @@ from sklearn_simclr._kernels import resize
 from sklearn_simclr.augmentation import mixes_samples, two_views, two_views_of_share
 
 
+def is_view_of(view, batch: Tensor) -> bool:
+    """Whether something is one float view for each sample of a batch."""
+    is_float = isinstance(view, Tensor) and view.is_floating_point()
+    return is_float and view.ndim > 0 and len(view) == len(batch)
+
+
+def refusal_of(
+    view, batch: Tensor, augmentation: Callable, wanted: str = "one float view a sample"
+) -> ValueError:
+    """Make the error for an augmentation that returned something else than is wanted."""
+    met = f"{view.dtype} of shape {tuple(view.shape)}" if isinstance(view, Tensor) else repr(view)
+    return ValueError(
+        f"augmentation={augmentation!r} must return {wanted}; for a batch of shape "
+        f"{tuple(batch.shape)} it returned {met}."
+    )
+
+
 class Views(NamedTuple):
     """How a batch becomes two views, or one."""
 
