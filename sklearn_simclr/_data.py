@@ -221,7 +221,7 @@ def as_array(X):
             ) from error
         if X.ndim == 0 and X.dtype == object:
             raise TypeError(
-                f"X must be an array, a tensor, or a list of samples or paths; got a "
+                "X must be an array, a tensor, or a list of samples or paths; got a "
                 f"{type(given).__name__}. Pass list(X) of a generator, X.data of a Bunch."
             )
     if _is_text(X):
@@ -374,11 +374,10 @@ def channel_statistics(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
 
     Images are measured in [0, 1].
     """
-    scaler = StandardScaler()
+    scaler, dispatched = StandardScaler(), isinstance(samples.rows, TensorRows)
     for block in samples.blocks():
         if block.ndim == 4:
             block = block.permute(0, 2, 3, 1).flatten(0, 2)  # (n * h * w, c)
-        dispatched = isinstance(samples.rows, TensorRows)
         scaler.partial_fit(block if dispatched else block.cpu().numpy())
     mean, scale = (torch.as_tensor(part).cpu().numpy() for part in (scaler.mean_, scaler.scale_))
     return mean.astype(np.float32), scale.astype(np.float32)

@@ -4,9 +4,11 @@ import contextlib
 import io
 import os
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sklearn_simclr._data import match_pixel_range
 from sklearn_simclr._kernels import resizing_matrices
 from sklearn_simclr._network import SimCLRNetwork, standardised
 from sklearn_simclr.projection import first_layers
@@ -105,14 +107,12 @@ class ExportedNetwork(nn.Module):
             raise ValueError(
                 f"This network takes X of shape {('n', *self.sample_shape)}, got {tuple(x.shape)}."
             )
-        is_bytes = x.dtype == torch.uint8
-        x = x.to(self.mean.dtype)
         if self.image_shape is None:
-            return x
+            return x.to(self.mean.dtype)
         low, high = self.pixel_range
-        if is_bytes and (low, high) == (0.0, 1.0):  # bytes stay bytes, as in `transform`
-            high = 255.0
-        x = (x - low) / (high - low)
+        if x.dtype == torch.uint8:
+            low, high = match_pixel_range(np.uint8, (0.0, 255.0), self.pixel_range)
+        x = (x.to(self.mean.dtype) - low) / (high - low)
         height, width, channels = self.image_shape
         if self.channels_first:
             return x.reshape(x.shape[0], channels, height, width)
