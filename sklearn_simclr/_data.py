@@ -5,7 +5,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from numbers import Integral
@@ -38,9 +38,15 @@ class Samples:
     channels_first: bool
     pixel_range: tuple[float, float] | None
     device: torch.device
+    keeps_bytes: bool = False  # whether batches of images in bytes are left in bytes
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def in_bytes(self) -> "Samples":
+        """Return the same samples, whose batches are uint8 if the rows are, where it saves time."""
+        is_bytes = self.rows.dtype == np.uint8 and self.pixel_range == (0.0, 255.0)
+        return replace(self, keeps_bytes=True) if is_bytes and self.device.type == "cpu" else self
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -88,11 +94,13 @@ class Samples:
 
     def _scaled(self, rows: Tensor) -> Tensor:
         """Turn rows (k, values) on the device into a batch, in memory of its own."""
-        rows = rows.float()
+        if not self.keeps_bytes:
+            rows = rows.float()
         if self.image_shape is None:
             return rows
-        low, high = self.pixel_range
-        rows = rows.sub_(low).div_(high - low)
+        if not self.keeps_bytes:
+            low, high = self.pixel_range
+            rows = rows.sub_(low).div_(high - low)
         if self.channels_first:
             return rows.view(-1, *self.input_shape)
         return rows.view(-1, *self.image_shape).permute(0, 3, 1, 2)  # channels last in memory

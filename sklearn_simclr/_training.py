@@ -261,6 +261,7 @@ def _pairs(
     samples: Samples, views: Views, indices: Tensor, generator: torch.Generator, world: World
 ) -> Iterator[Tensor]:
     """Yield both views (2k, c, h, w) of the k samples of each batch that are this process's."""
+    samples = samples.in_bytes() if views.take_bytes else samples
     if world.size == 1:
         yield from (torch.cat(views(batch, generator)) for batch in samples.batches(indices))
         return
@@ -363,6 +364,7 @@ def _map_views(
     Row i and row i + m are those of one sample.
     """
     network.eval()
+    samples = samples.in_bytes() if views.take_bytes else samples
     generator = cpu_generator(seed, _SCORE_STREAM)
     indices = torch.arange(len(samples)).tensor_split(-(-len(samples) // _EVALUATED_ROWS))
     with global_draws(views.draws_globally, derived_seed(seed, _SCORE_STREAM), samples.device):

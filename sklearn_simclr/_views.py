@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 
 from sklearn_simclr._kernels import resize
-from sklearn_simclr.augmentation import mixes_samples, two_views, two_views_of_share
+from sklearn_simclr.augmentation import (
+    mixes_samples,
+    takes_bytes,
+    two_views,
+    two_views_of_share,
+)
 
 
 def is_view_of(view, batch: Tensor) -> bool:
@@ -46,6 +51,11 @@ class Views(NamedTuple):
         `rows` are the samples in the share, or the whole batch if `mixes_samples`.
         """
         return two_views_of_share(self.augmentation, self._resized(rows), generator, share, n)
+
+    @property
+    def take_bytes(self) -> bool:
+        """Whether the batch may be uint8."""
+        return takes_bytes(self.augmentation)
 
     @property
     def mixes_samples(self) -> bool:

@@ -22,6 +22,7 @@ from sklearn_simclr._kernels import (
     color_jitter,
     gaussian_blur,
     grayscale,
+    jitter_rows,
     resized_crop,
     update_rows,
 )
@@ -158,7 +159,7 @@ class SimCLRAugmentation(BaseEstimator):
         Parameters
         ----------
         batch : Tensor of shape (n, c, h, w)
-            Images in [0, 1].
+            Images in [0, 1], or as bytes.
         generator : torch.Generator
             Source of the randomness.
 
@@ -204,7 +205,7 @@ class SimCLRAugmentation(BaseEstimator):
         """Make the views that `params` describe; a pure function of its arguments."""
         box = [params[key] for key in ("top", "left", "height", "width")]
         view = resized_crop(batch, *box, params["flip"], self.size or batch.shape[-2:])
-        update_rows(view, params["jitter"], color_jitter, params["order"], params["factors"])
+        jitter_rows(view, params["jitter"], params["order"], params["factors"])
         if view.shape[1] == 3:
             update_rows(view, params["grayscale"], lambda rows: grayscale(rows).expand_as(rows))
         if max(view.shape[-2:]) > _LARGEST_SHARP_SIDE:
@@ -468,6 +469,13 @@ def two_views_of_share(
 def mixes_samples(augmentation) -> bool:
     """Whether a view needs other samples of the batch."""
     return isinstance(augmentation, FeatureCorruption)
+
+
+def takes_bytes(augmentation) -> bool:
+    """Whether an augmentation begins with a crop, which reads bytes too, at less cost."""
+    if isinstance(augmentation, Compose):
+        return takes_bytes(augmentation.steps[0][1])
+    return isinstance(augmentation, SimCLRAugmentation | Crop)
 
 
 def _rows_of(params, share: slice, n: int):

@@ -10,11 +10,12 @@ from sklearn.base import clone
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
+from sklearn_simclr import _kernels
 from sklearn_simclr._kernels import (
-    adjust_brightness,
-    adjust_contrast,
-    adjust_hue,
-    adjust_saturation,
+    adjust_brightness_,
+    adjust_contrast_,
+    adjust_hue_,
+    adjust_saturation_,
     affine,
     color_jitter,
     gaussian_blur,
@@ -23,9 +24,13 @@ from sklearn_simclr._kernels import (
 )
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
+    Compose,
+    Crop,
     FeatureCorruption,
+    Flip,
     SimCLRAugmentation,
     resolve_augmentation,
+    takes_bytes,
     two_views,
 )
 
@@ -126,6 +131,42 @@ def test_affine_repeats_the_border():
     assert_close(shifted, images)
 
 
+@pytest.mark.parametrize("shape", [(3, 20, 31), (1, 20, 31), (3, 90, 71), (1, 90, 71)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_crops_of_bytes_equal_torchvision(shape, channels_last):
+    images = (256 * rand(8, *shape)).to(torch.uint8)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    params = SimCLRAugmentation().make_params(images.shape, seeded())
+    box = [params[name] for name in ("top", "left", "height", "width")]
+    is_large = max(shape) >= 64
+
+    def expected(image, top, left, height, width, is_flipped):
+        image = image if is_large else image.float()
+        crop = tv.resized_crop(image, top, left, height, width, [40, 44], antialias=True)
+        return (tv.horizontal_flip(crop) if is_flipped else crop) / 255
+
+    actual = resized_crop(images, *box, params["flip"], (40, 44))
+    assert actual.dtype == torch.float32
+    assert_close(actual, per_sample(expected, images, *box, params["flip"]))
+
+
+@pytest.mark.parametrize(
+    "augmentation, expected",
+    [
+        (SimCLRAugmentation(), True),
+        (Crop(), True),
+        (Compose([("crop", Crop()), ("flip", Flip())]), True),
+        (Compose([("flip", Flip()), ("crop", Crop())]), False),
+        (AffineAugmentation(), False),
+        (FeatureCorruption(), False),
+        (torch.flip, False),
+    ],
+)
+def test_what_begins_with_a_crop_takes_bytes(augmentation, expected):
+    assert takes_bytes(augmentation) is expected
+
+
 # Colour
 
 
@@ -134,17 +175,21 @@ def test_affine_repeats_the_border():
 def test_brightness_contrast_and_saturation_equal_torchvision(channels, factor):
     images = rand(4, channels, 7, 5)
     factors = torch.full((4,), factor)
-    operations = (adjust_brightness, adjust_contrast, adjust_saturation)
+    operations = (adjust_brightness_, adjust_contrast_, adjust_saturation_)
     operations = operations[: 3 if channels == 3 else 2]
     for ours, theirs in zip(operations, TV_COLOR, strict=False):
-        assert_close(ours(images, factors), per_sample(theirs, images, factors))
+        changed = images.clone()
+        ours(changed, factors)
+        assert_close(changed, per_sample(theirs, images, factors))
 
 
 @pytest.mark.parametrize("turn", [-0.5, -0.31, -0.1, 0.0, 1e-3, 0.1, 1 / 3, 0.5])
 def test_hue_equals_torchvision(turn):
     corners = torch.tensor(list(itertools.product([0.0, 0.25, 0.5, 1.0], repeat=3)))  # grays, ties
     pixels = torch.cat([corners, rand(200, 3)]).T[None, :, :, None]  # (1, 3, pixels, 1)
-    assert_close(adjust_hue(pixels, torch.tensor([turn])), tv.adjust_hue(pixels, turn))
+    turned = pixels.clone()
+    adjust_hue_(turned, torch.tensor([turn]))
+    assert_close(turned, tv.adjust_hue(pixels, turn))
 
 
 def test_color_jitter_equals_torchvision_in_each_of_the_24_orders():
@@ -159,6 +204,22 @@ def test_color_jitter_equals_torchvision_in_each_of_the_24_orders():
 
     actual = color_jitter(images, orders, factors)
     assert_close(actual, per_sample(expected, images, orders, factors))
+
+
+def test_color_jitter_is_the_same_in_few_calls_as_in_cache_sized_parts(monkeypatch):
+    images, augmentation = rand(60, 3, 20, 20), SimCLRAugmentation()
+    params = augmentation.make_params(images.shape, seeded())
+    by_sample = augmentation.apply(images, params)
+    monkeypatch.setattr(_kernels, "_is_on_cpu", lambda images: False)
+    assert_close(augmentation.apply(images, params), by_sample, atol=1e-6)
+
+
+def test_large_views_are_the_same_in_few_calls_as_in_cache_sized_parts(monkeypatch):
+    images, augmentation = rand(6, 3, 80, 70), SimCLRAugmentation(size=66, blur_p=1.0)
+    params = augmentation.make_params(images.shape, seeded())
+    one_by_one = augmentation.apply(images, params)
+    monkeypatch.setattr(_kernels, "_is_on_cpu", lambda images: False)
+    assert_close(augmentation.apply(images, params), one_by_one)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])

@@ -492,3 +492,15 @@ def test_the_digest_tells_what_the_samples_are():
     }
     assert len(digests) == 8
     assert read(IMAGES.copy()).digest() == read(IMAGES).digest() == read(ROWS, (6, 5, 3)).digest()
+
+
+def test_batches_of_bytes_stay_bytes_where_that_is_asked_for():
+    samples = read(IMAGES).in_bytes()
+    assert whole_batch(samples).dtype == torch.uint8
+    torch.testing.assert_close(whole_batch(samples), torch.from_numpy(FIRST))
+
+
+@pytest.mark.parametrize("X", [IMAGES / 255, IMAGES.astype(float)])
+def test_batches_of_floats_are_the_same_where_bytes_are_asked_for(X):
+    samples = read(X)
+    assert samples.in_bytes() is samples
