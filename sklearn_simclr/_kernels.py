@@ -94,14 +94,14 @@ def _resize_boxes(views: Tensor, images: Tensor, flip: Tensor, boxes: Tensor) ->
     rows = _interpolation_matrix(top, height, in_height, out_height)  # (n, out_h, in_h)
     columns = _interpolation_matrix(left, width, in_width, out_width)  # (n, out_w, in_w)
     columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    if images.dtype == torch.uint8:
-        columns = columns / 255
     rows, columns = (
         matrix.to(views.device, views.dtype, non_blocking=True) for matrix in (rows, columns)
     )
+    if images.dtype == torch.uint8:
+        images = images.to(views.dtype).div_(255)
     # Columns first, all channels of an image in one product, then rows channel by channel.
-    images = images.to(views.dtype).reshape(n, channels * in_height, in_width)
-    wide = (images @ columns.mT).view(n, channels, in_height, out_width)
+    wide = images.reshape(n, channels * in_height, in_width) @ columns.mT
+    wide = wide.view(n, channels, in_height, out_width)
     torch.matmul(rows[:, None], wide, out=views)
 
 
