@@ -174,7 +174,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
-    @plain_torch()
+    @plain_torch(reuses_memory=True)
     def fit(self, X, y):
         """Pre-train on all rows, then learn the classes from the labelled ones.
 

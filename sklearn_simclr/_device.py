@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from sklearn_simclr._allocator import reused_memory
 from sklearn_simclr._workers import fair_threads, in_forked_process, warn_of_shared_gpu
 
 _GLOBAL_GENERATOR = threading.RLock()
@@ -107,9 +108,17 @@ def cpu_generator(seed: int, *path: int) -> torch.Generator:
 
 
 @contextlib.contextmanager
-def plain_torch() -> Iterator[None]:
-    """Shut out what the caller may have switched on: no_grad, autocast, a default device."""
+def plain_torch(*, reuses_memory: bool = False) -> Iterator[None]:
+    """Shut out what the caller may have switched on: no_grad, autocast, a default device.
+
+    Parameters
+    ----------
+    reuses_memory : bool, default=False
+        Whether to keep what is freed for what is allocated next, as trainings do.
+    """
     with contextlib.ExitStack() as stack:
+        if reuses_memory:
+            stack.enter_context(reused_memory())
         stack.enter_context(fair_threads())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

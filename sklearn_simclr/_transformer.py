@@ -295,7 +295,7 @@ class SimCLRTransformer(
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @plain_torch()
+    @plain_torch(reuses_memory=True)
     def fit(self, X, y=None):
         """Train the encoder for `max_epochs` epochs.
 
@@ -379,7 +379,7 @@ class SimCLRTransformer(
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @plain_torch()
+    @plain_torch(reuses_memory=True)
     def partial_fit(self, X, y=None):
         """Train the encoder for one epoch over X, at a constant learning rate.
 

@@ -36,6 +36,7 @@ LAYERS = (
     },
     {"_composition", "_pixel_cache", "_view_parts"},
     {
+        "_allocator",
         "_decoding",
         "_kernels",
         "_pictures",

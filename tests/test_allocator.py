@@ -1,0 +1,89 @@
+"""How the C library's allocator is told to keep memory during a fit, and returns it afterwards."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sklearn_simclr import SimCLRTransformer, _allocator
+from sklearn_simclr._allocator import reused_memory
+from sklearn_simclr.encoders import ConvNetEncoder
+
+needs_glibc = pytest.mark.skipif(
+    not _allocator._is_tunable(), reason="another C library, or a malloc tuned by the environment"
+)
+FAULTS_OF_FRESH_MEMORY = """
+import contextlib, resource
+import torch
+from sklearn_simclr._allocator import reused_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def pages():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+def faults_of_steps():
+    torch.ones(2**24)
+    before = faults()
+    for _ in range(10):
+        torch.ones(2**24)  # 64 MiB
+    return faults() - before
+
+with reused_memory():
+    with reused_memory():
+        nested = faults_of_steps()
+    kept, held = faults_of_steps(), pages()
+after, left = faults_of_steps(), pages()
+print(nested, kept, after, held - left)
+"""
+
+
+@needs_glibc
+def test_memory_is_kept_within_and_returned_afterwards():
+    command = [sys.executable, "-c", FAULTS_OF_FRESH_MEMORY]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    nested, kept, after, returned = map(int, done.stdout.split())
+    assert nested < 3 * 16_384  # pages of 4 KiB in a buffer
+    assert kept < 100
+    assert after > 9 * 16_384  # anew with each buffer, as before
+    assert returned > 10_000
+
+
+@needs_glibc
+def test_only_the_outermost_use_sets_the_allocator(monkeypatch):
+    calls = []
+    monkeypatch.setattr(_allocator, "_set", calls.append)
+    with reused_memory(), reused_memory():
+        assert calls == [_allocator._KEEPING]
+    assert calls == [_allocator._KEEPING, _allocator._RETURNING]
+
+
+@needs_glibc
+def test_the_allocator_is_set_back_after_an_error(monkeypatch):
+    calls = []
+    monkeypatch.setattr(_allocator, "_set", calls.append)
+    with pytest.raises(ZeroDivisionError), reused_memory():
+        1 / 0  # noqa: B018
+    assert calls == [_allocator._KEEPING, _allocator._RETURNING]
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_an_allocator_tuned_by_the_user_is_left_alone(monkeypatch, name):
+    monkeypatch.setitem(os.environ, name, "1000000")
+    assert not _allocator._is_tunable.__wrapped__()
+
+
+@needs_glibc
+def test_a_fit_keeps_memory(monkeypatch):
+    calls = []
+    monkeypatch.setattr(_allocator, "_set", calls.append)
+    X = np.random.default_rng(0).random((8, 8, 8), dtype=np.float32)
+    model = SimCLRTransformer(ConvNetEncoder(), max_epochs=1, random_state=0)
+    model.fit(X)
+    assert calls == [_allocator._KEEPING, _allocator._RETURNING]
+    model.partial_fit(X)
+    assert len(calls) == 4
