@@ -1,0 +1,81 @@
+"""The same encoder for as many epochs, with the defaults and with lightly's recipe: is it as good?
+
+    pip install ".[benchmarks]"
+    python quality.py --data cifar10.npz
+
+10,000 training images of CIFAR-10, without labels, and a narrow ResNet-18. Both sides take turns,
+seed by seed. The ten nearest neighbours and logistic regression are fitted on the features of the
+10,000 and scored on those of the 10,000 test images. Seconds are of the training alone. The rows
+are added to results/quality.md.
+"""
+
+import argparse
+import time
+
+import lightly
+import numpy as np
+from common import Table, cifar10, flat, knn_accuracy, linear_accuracy, machine, subset
+from peers import features_of_lightly, train_lightly
+
+from sklearn_simclr import SimCLRTransformer
+from sklearn_simclr.encoders import ResNetEncoder
+
+
+def ours(encoder, images, args, seed):
+    simclr = SimCLRTransformer(encoder, max_epochs=args.epochs, device="cpu", random_state=seed)
+    return simclr.fit(images).transform
+
+
+def of_lightly(encoder, images, args, seed):
+    network = encoder.build((3, 32, 32))
+    train_lightly(
+        network,
+        round(512 * encoder.width),
+        images,
+        n_epochs=args.epochs,
+        n_workers=args.workers,
+        seed=seed,
+    )
+    return lambda images: features_of_lightly(network, images)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", help=".npz file, or folder to download to")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--width", type=float, default=1 / 8)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    X_train, y_train, X_test, y_test = cifar10(args.data)
+    X_train, y_train = subset(X_train, y_train, args.images)
+    encoder = ResNetEncoder(width=args.width)
+    table = Table(
+        "quality",
+        f"{len(X_train):,} images, ResNetEncoder(18, width={args.width:g}), {args.epochs} epochs",
+        f"Raw pixels: kNN {knn_accuracy(flat(X_train), y_train, flat(X_test), y_test):.1f}. "
+        f"lightly {lightly.__version__} with {args.workers} workers. {machine()}",
+        ["recipe", "seed", "kNN (%)", "linear (%)", "seconds"],
+    )
+    sides = {"ours": ours, "lightly": of_lightly}
+    figures = {name: [] for name in sides}
+    for seed in args.seeds:
+        for name, train in sides.items():
+            start = time.perf_counter()
+            features_of = train(encoder, X_train, args, seed)
+            seconds = time.perf_counter() - start
+            data = (features_of(X_train), y_train, features_of(X_test), y_test)
+            figures[name].append((knn_accuracy(*data), linear_accuracy(*data), seconds))
+            knn, linear, seconds = figures[name][-1]
+            table.add(name, f"{seed}", f"{knn:.1f}", f"{linear:.1f}", f"{seconds:.0f}")
+    for name, rows in figures.items():
+        knn, linear, seconds = np.mean(rows, axis=0)
+        table.add(name, "mean", f"{knn:.1f}", f"{linear:.1f}", f"{seconds:.0f}")
+    table.save()
+
+
+if __name__ == "__main__":
+    main()
