@@ -1,5 +1,6 @@
 """LARS, the schedule and the learning rates against hand-computed numbers."""
 
+import copy
 import itertools
 import math
 
@@ -223,3 +224,25 @@ def test_make_optimizer_covers_each_trainable_parameter_once(name):
     expected = [*network[1].parameters(), *network[3].parameters()]
     assert len(covered) == len(expected)
     assert {id(param) for param in covered} == {id(param) for param in expected}
+
+
+@pytest.mark.parametrize("name, kind", [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_the_fused_optimizers_step_as_the_plain_ones(name, kind):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    plain_module = copy.deepcopy(module)
+    optimizer = make_optimizer(name, module, lr=0.1, weight_decay=0.01)
+    groups = [
+        {"params": [plain_module[0].weight], "weight_decay": 0.01},
+        {"params": [plain_module[0].bias, *plain_module[1].parameters()], "weight_decay": 0.0},
+    ]
+    momentum = {"momentum": 0.9} if name == "sgd" else {}
+    plain = kind(groups, 0.1, foreach=False, **momentum)
+    assert optimizer.defaults["fused"]
+    for _ in range(4):
+        for each, of in ((module, optimizer), (plain_module, plain)):
+            of.zero_grad()
+            each(torch.arange(8.0).view(2, 4)).square().sum().backward()
+            of.step()
+    for actual, expected in zip(module.parameters(), plain_module.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected)
