@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sklearn_simclr._log_sums import fits_matrix, log_sums
+
 __all__ = ["dcl", "margin_triplet", "nt_logistic", "nt_xent", "supcon"]
 
 
@@ -42,10 +44,16 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     Equation 1 and Algorithm 1 of [1]_. Similarities are computed outside autocast: with a
     temperature of 0.01 bfloat16 would keep one digit of them.
 
+    Memory is linear in n. Once the (2n, 2n) similarities take more than 4 MiB on a CPU, or 256 MiB
+    on another device, they are computed in tiles and not kept, and computed anew for the gradient,
+    as in [2]_. The loss is the same but for rounding, and can then be differentiated only once.
+
     References
     ----------
     .. [1] Chen, Kornblith, Norouzi & Hinton (2020). A Simple Framework for Contrastive Learning
        of Visual Representations. ICML. https://arxiv.org/abs/2002.05709
+    .. [2] Cheng, Zhang, Li, Leng, Hu, Wu, Zhao, Li & Bing (2024). Breaking the Memory Barrier: Near
+       Infinite Batch Size Scaling for Contrastive Loss. https://arxiv.org/abs/2410.17243
 
     Examples
     --------
@@ -57,7 +65,10 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     >>> print(f"{nt_xent(z, z.roll(1, 0), temperature=0.1):.4f}")  # none found
     10.0003
     """
-    similarity = _similarities(z1, z2)
+    z = _unit_views(z1, z2)
+    if not fits_matrix(z):
+        return _tiled_nt_xent(z, temperature)
+    similarity = _similarities(z)
     return F.cross_entropy(similarity / temperature, _other_views(similarity))
 
 
@@ -98,6 +109,7 @@ def nt_logistic(
     Table 2 and section 5.1 of [1]_, where a linear classifier on ImageNet reached 51.6% without
     and 57.9% with semi-hard negatives, and 63.9% with NT-Xent (Table 4). The temperature was the
     best of 0.1, 0.2, 0.5 and 1, and the negatives came from one view only (appendix B.10).
+    Memory is quadratic in n.
 
     References
     ----------
@@ -112,7 +124,7 @@ def nt_logistic(
     >>> print(f"{nt_logistic(z, z):.4f}")  # ln(1 + exp(-2)) + ln 2
     0.8201
     """
-    positive, negatives = _positives_and_negatives(z1, z2)
+    positive, negatives = _positives_and_negatives(_unit_views(z1, z2))
     if semi_hard:
         repelled = F.logsigmoid(-_semi_hard(positive, negatives) / temperature)  # (2n,)
     else:
@@ -156,6 +168,7 @@ def margin_triplet(
     Table 2 and section 5.1 of [1]_, where a linear classifier on ImageNet reached 50.9% without
     and 57.5% with semi-hard negatives [2]_, and 63.9% with NT-Xent (Table 4). The margin was the
     best of 0, 0.4, 0.8 and 1.6, and the negatives came from one view only (appendix B.10).
+    Memory is quadratic in n.
 
     References
     ----------
@@ -174,7 +187,7 @@ def margin_triplet(
     >>> print(f"{margin_triplet(z, z, margin=1.5):.4f}")
     0.5000
     """
-    positive, negatives = _positives_and_negatives(z1, z2)
+    positive, negatives = _positives_and_negatives(_unit_views(z1, z2))
     if semi_hard:
         return F.relu(_semi_hard(positive, negatives) - positive + margin).mean()
     return _mean_over_negatives(F.relu(negatives - positive[:, None] + margin)).mean()
@@ -206,7 +219,8 @@ def dcl(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
 
     Notes
     -----
-    The loss L_DC of [1]_, without the weights of its variant DCLW.
+    The loss L_DC of [1]_, without the weights of its variant DCLW. Memory is linear in n, as for
+    :func:`nt_xent`.
 
     References
     ----------
@@ -221,7 +235,10 @@ def dcl(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     >>> print(f"{dcl(z, z, temperature=0.5):.4f}")  # ln 6 - 1 / 0.5
     -0.2082
     """
-    positive, negatives = _positives_and_negatives(z1, z2)
+    z = _unit_views(z1, z2)
+    if not fits_matrix(z):
+        return _tiled_nt_xent(z, temperature, with_positives=False)
+    positive, negatives = _positives_and_negatives(z)
     return ((negatives / temperature).logsumexp(1) - positive / temperature).mean()
 
 
@@ -256,7 +273,7 @@ def supcon(z1: Tensor, z2: Tensor, labels: Tensor, *, temperature: float = 0.5) 
 
     Notes
     -----
-    The loss L_out, equation 2 of [1]_.
+    The loss L_out, equation 2 of [1]_. Memory is quadratic in n.
 
     References
     ----------
@@ -273,7 +290,7 @@ def supcon(z1: Tensor, z2: Tensor, labels: Tensor, *, temperature: float = 0.5) 
     >>> print(f"{supcon(z, z, torch.tensor([0, 1, 0, 1]), temperature=0.1):.4f}")
     7.7653
     """
-    similarity = _similarities(z1, z2)
+    similarity = _similarities(_unit_views(z1, z2))
     if labels.shape != z1.shape[:1] or labels.is_floating_point():
         raise ValueError(
             f"labels must be integers of shape ({len(z1)},), one for each row of z1, "
@@ -286,15 +303,20 @@ def supcon(z1: Tensor, z2: Tensor, labels: Tensor, *, temperature: float = 0.5) 
     return -(log_p.sum(1) / positive.sum(1)).mean()
 
 
-def _similarities(z1: Tensor, z2: Tensor) -> Tensor:
-    """Cosine similarities (2n, 2n) of all views, outside autocast; -inf with itself."""
+def _unit_views(z1: Tensor, z2: Tensor) -> Tensor:
+    """Both views (2n, d) of all images, in the losses' precision, each of length 1."""
     if z1.shape != z2.shape or z1.ndim != 2 or len(z1) < 2:
         raise ValueError(
             "z1 and z2 must be of one shape (n, d) with n >= 2, "
             f"got {tuple(z1.shape)} and {tuple(z2.shape)}."
         )
     with torch.autocast(z1.device.type, enabled=False):
-        z = F.normalize(full_precision(torch.cat([z1, z2])), dim=1)  # (2n, d)
+        return F.normalize(full_precision(torch.cat([z1, z2])), dim=1)
+
+
+def _similarities(z: Tensor) -> Tensor:
+    """Cosine similarities (2n, 2n) of all views (2n, d), outside autocast; -inf with itself."""
+    with torch.autocast(z.device.type, enabled=False):
         return (z @ z.T).fill_diagonal_(-torch.inf)
 
 
@@ -309,11 +331,20 @@ def _other_views(similarity: Tensor) -> Tensor:
     return torch.arange(n_views, device=similarity.device).roll(n_views // 2)
 
 
-def _positives_and_negatives(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
+def _positives_and_negatives(z: Tensor) -> tuple[Tensor, Tensor]:
     """Similarities (2n,) to the other view, and (2n, 2n) to all else, -inf in its place."""
-    similarity = _similarities(z1, z2)
+    similarity = _similarities(z)
     other = _other_views(similarity)[:, None]  # (2n, 1)
     return similarity.gather(1, other).squeeze(1), similarity.scatter(1, other, -torch.inf)
+
+
+def _tiled_nt_xent(z: Tensor, temperature: float, *, with_positives: bool = True) -> Tensor:
+    """NT-Xent of views (2n, d), with or without the positives in the denominators, in tiles."""
+    with torch.autocast(z.device.type, enabled=False):
+        z = z / temperature**0.5  # the products of which are the logits
+        z1, z2 = z.chunk(2)
+        sums = log_sums(z, with_positives=with_positives)  # (2n,)
+        return (sums.view(2, -1) - (z1 * z2).sum(1)).mean()
 
 
 def _semi_hard(positive: Tensor, negatives: Tensor) -> Tensor:

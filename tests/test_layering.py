@@ -39,6 +39,7 @@ LAYERS = (
         "_allocator",
         "_decoding",
         "_kernels",
+        "_log_sums",
         "_pictures",
         "_pretrained",
         "_progress",

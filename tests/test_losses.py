@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from sklearn_simclr import _log_sums
 from sklearn_simclr.losses import (
     LOSSES,
     dcl,
@@ -272,6 +274,139 @@ def test_nt_xent_is_half_of_the_sum_of_two_directions():
     loss_a = F.cross_entropy(torch.cat([a @ b.T, a @ a.T - itself], 1) / 0.5, labels)
     loss_b = F.cross_entropy(torch.cat([b @ a.T, b @ b.T - itself], 1) / 0.5, labels)
     torch.testing.assert_close(2 * nt_xent(z1, z2, temperature=0.5), loss_a + loss_b)
+
+
+# In tiles, as large batches are
+
+with_each_tiled_loss = pytest.mark.parametrize("loss", [nt_xent, dcl])
+
+
+@pytest.fixture
+def tiles_of(monkeypatch):
+    """Make tiles of a number of rows and columns, however few the views."""
+    return lambda edge: monkeypatch.setattr(_log_sums, "_ON_CPU", (0, edge))
+
+
+def value_and_gradients(loss, z1, z2, **options):
+    z1, z2 = (z.detach().requires_grad_() for z in (z1, z2))
+    value = loss(z1, z2, **options)
+    return value, *torch.autograd.grad(value, [z1, z2])
+
+
+@pytest.mark.parametrize("edge", [1, 2, 3, 5, 7, 14, 100])
+@pytest.mark.parametrize("n", [2, 7])
+@pytest.mark.parametrize("temperature", [0.01, 0.5])
+@with_each_tiled_loss
+def test_tiles_equal_brute_force(tiles_of, loss, temperature, n, edge):
+    tiles_of(edge)
+    z = projections(n, 3)
+    met = value_and_gradients(loss, *z, temperature=temperature)
+    expected = value_and_gradients(BRUTE_FORCES[loss], *z, temperature=temperature)
+    torch.testing.assert_close(met, expected, rtol=1e-8, atol=1e-10)
+
+
+@with_each_tiled_loss
+def test_gradient_of_tiles_equals_finite_differences(tiles_of, loss):
+    tiles_of(3)
+    z = [z.requires_grad_() for z in projections(4, 3)]
+    assert torch.autograd.gradcheck(lambda a, b: loss(a, b, temperature=0.3), z)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("n", [512, 513, 1100])  # on both sides of the threshold, and far beyond it
+@with_each_tiled_loss
+def test_large_batches_are_exact(loss, n, temperature):
+    """The whole matrix in float64 is what float32 has to come close to."""
+    z1, noise = projections(n, 16)
+    z = z1, z1 + 0.8 * noise
+    assert _log_sums.fits_matrix(torch.cat(z).float()) == (n == 512)
+
+    def whole(z1, z2, temperature):
+        logits = F.normalize(torch.cat([z1, z2])) @ F.normalize(torch.cat([z1, z2])).T / temperature
+        positive = torch.cat([logits.diagonal(n), logits.diagonal(-n)])
+        out = torch.eye(2 * n, dtype=bool)
+        if loss is dcl:
+            out = out | out.roll(n, 0)
+        return (logits.masked_fill(out, -torch.inf).logsumexp(1) - positive).mean()
+
+    value, *gradients = value_and_gradients(
+        loss, *map(torch.Tensor.float, z), temperature=temperature
+    )
+    expected, *expected_gradients = value_and_gradients(whole, *z, temperature=temperature)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+    for met, exact in zip(gradients, expected_gradients, strict=True):
+        error = (met - exact).abs().max() / exact.abs().max()
+        assert error < 1e-5 * max(1, 0.1 / temperature)  # as far as float32 tells logits apart
+
+
+@pytest.mark.parametrize("edge", [1, 4, 14])
+@with_each_tiled_loss
+def test_view_unlike_all_others_at_temperature_001(tiles_of, loss, edge):
+    """Relative to the largest logit of all, those of this view are less than float32 can hold."""
+    tiles_of(edge)
+    z1, z2 = (torch.ones(7, 3) + 0.01 * noise.float() for noise in projections(7, 3))
+    z1[4] *= -1
+    met = value_and_gradients(loss, z1, z2, temperature=0.01)
+    exact = value_and_gradients(BRUTE_FORCES[loss], z1.double(), z2.double(), temperature=0.01)
+    expected = [x.float() for x in exact]
+    torch.testing.assert_close(met, expected, rtol=1e-3, atol=1e-4, check_dtype=False)
+
+
+@with_each_tiled_loss
+def test_tiles_are_float32_under_autocast(tiles_of, loss):
+    tiles_of(4)
+    z1, z2 = (z.bfloat16() for z in projections(7, 64))
+    expected = value_and_gradients(loss, z1, z2, temperature=0.01)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        met = value_and_gradients(loss, z1, z2, temperature=0.01)  # backward too
+    assert met[0].dtype == torch.float32
+    assert met[1].dtype == torch.bfloat16
+    torch.testing.assert_close(met, expected, rtol=0, atol=0)
+    exact = BRUTE_FORCES[loss](z1, z2, temperature=0.01).item()
+    assert met[0].item() == pytest.approx(exact, rel=1e-5)
+
+
+@with_each_tiled_loss
+def test_tiles_pass_on_what_is_not_finite(tiles_of, loss):
+    tiles_of(2)
+    z1, z2 = projections(4, 3)
+    z1[1, 2] = torch.nan
+    assert loss(z1, z2).isnan()
+
+
+@with_each_tiled_loss
+def test_second_derivative_of_tiles_is_refused(tiles_of, loss):
+    tiles_of(3)
+    z1, z2 = (z.requires_grad_() for z in projections(4, 3))
+    with pytest.raises(RuntimeError, match="4 images can be differentiated once"):
+        torch.autograd.grad(loss(z1, z2), z1, create_graph=True)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most numbers that the memory of a tensor has room for."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        for x in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(x, torch.Tensor):
+                self.numel = max(self.numel, x.untyped_storage().nbytes() // x.element_size())
+        return result
+
+
+@pytest.mark.parametrize("n", [1000, 2000])
+@with_each_tiled_loss
+def test_memory_is_linear_in_the_batch(loss, n):
+    z1, z2 = (z.float().requires_grad_() for z in projections(n, 64))
+    with LargestTensor() as largest:
+        loss(z1, z2).backward()
+    assert z1.grad is not None
+    _, edge = _log_sums._ON_CPU
+    assert largest.numel <= max(2 * edge**2, 2 * n * 64) < (2 * n) ** 2
 
 
 # Semi-hard negatives

@@ -1,0 +1,72 @@
+"""Log sums in tiles against torch.logsumexp of the whole matrix in float64."""
+
+import pytest
+import torch
+
+from sklearn_simclr import _log_sums
+from sklearn_simclr._log_sums import fits_matrix, log_sums
+
+
+@pytest.fixture(params=[1, 2, 3, 4, 10, 100])
+def edge(request, monkeypatch):
+    """Rows and columns of a tile."""
+    monkeypatch.setattr(_log_sums, "_ON_CPU", (0, request.param))
+    return request.param
+
+
+def views(n, d=3, scale=1.0):
+    generator = torch.Generator().manual_seed(n)
+    return scale * torch.randn(2 * n, d, generator=generator, dtype=torch.float64)
+
+
+def whole(z, with_positives):
+    n = len(z) // 2
+    out = torch.eye(2 * n, dtype=bool)
+    if not with_positives:
+        out = out | out.roll(n, 0)
+    return (z @ z.T).masked_fill(out, -torch.inf).logsumexp(1)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1, 10])  # products of some thousandths, to some hundreds
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("with_positives", [True, False])
+def test_values_equal_the_whole_matrix(edge, with_positives, n, scale):
+    z = views(n, scale=scale)
+    met = log_sums(z, with_positives=with_positives)
+    torch.testing.assert_close(met, whole(z, with_positives), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("with_positives", [True, False])
+def test_gradient_weighs_each_view_as_asked(edge, with_positives):
+    z = views(5).requires_grad_()
+    weights = torch.linspace(-1, 2, 10, dtype=torch.float64)
+    met, expected = (
+        torch.autograd.grad(function(z, with_positives=with_positives) @ weights, z)
+        for function in (log_sums, whole)
+    )
+    torch.testing.assert_close(met, expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda z: log_sums(z, with_positives=with_positives), z)
+
+
+def test_gradient_can_be_asked_for_again(edge):
+    z = views(4).requires_grad_()
+    total = log_sums(z).sum()
+    (first,), (second,) = (torch.autograd.grad(total, z, retain_graph=True) for _ in "12")
+    assert torch.equal(first, second)
+
+
+def test_second_derivative_is_refused(edge):
+    z = views(3).requires_grad_()
+    with pytest.raises(RuntimeError, match="3 images can be differentiated once"):
+        torch.autograd.grad(log_sums(z).sum(), z, create_graph=True)
+
+
+@pytest.mark.parametrize("dtype, most", [(torch.float32, 1024), (torch.float64, 724)])
+def test_matrix_fits_by_its_bytes(dtype, most):
+    assert fits_matrix(torch.empty(most, 2, dtype=dtype))
+    assert not fits_matrix(torch.empty(most + 1, 2, dtype=dtype))
+
+
+def test_other_devices_have_limits_of_their_own():
+    assert fits_matrix(torch.empty(8192, 2, device="meta"))
+    assert not fits_matrix(torch.empty(8193, 2, device="meta"))
