@@ -94,22 +94,22 @@ class _LogSums(torch.autograd.Function):
             )
         weight = gradient / total  # (2n,)
         dz = torch.zeros_like(z)
-        with torch.autocast(z.device.type, enabled=False):
-            for rows, columns, products, spare in _tiles(z, ctx.left_out):
-                # What the product of i and k adds to the sum of i, and what to that of k.
-                slope = torch.sub(products, top[rows, None], out=spare).exp_()
-                slope.mul_(weight[rows, None])
-                slope.addcmul_(products.sub_(top[columns]).exp_(), weight[columns])
-                dz[rows].addmm_(slope, z[columns])
-                if rows != columns:
-                    dz[columns].addmm_(slope.T, z[rows])
+        for rows, columns, products, spare in _tiles(z, ctx.left_out):
+            # What the product of i and k adds to the sum of i, and what to that of k.
+            slope = torch.sub(products, top[rows, None], out=spare).exp_()
+            slope.mul_(weight[rows, None])
+            slope.addcmul_(products.sub_(top[columns]).exp_(), weight[columns])
+            dz[rows].addmm_(slope, z[columns])
+            if rows != columns:
+                dz[columns].addmm_(slope.T, z[rows])
         return dz, None
 
 
 def _tiles(z: Tensor, left_out: tuple[int, ...]) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
     """Yield rows, columns, their products (r, c), -inf where left out, and a spare tile (r, c).
 
-    The next tile overwrites both: fresh memory would take longer to get than to fill.
+    The next tile overwrites both: fresh memory would take longer to get than to fill. Autocast
+    leaves alone what is written to memory at hand, here and in the gradient.
     """
     edge = min(_limits(z)[1], len(z))
     room = z.new_empty(2, edge * edge)

@@ -340,11 +340,10 @@ def _positives_and_negatives(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _tiled_nt_xent(z: Tensor, temperature: float, *, with_positives: bool = True) -> Tensor:
     """NT-Xent of views (2n, d), with or without the positives in the denominators, in tiles."""
-    with torch.autocast(z.device.type, enabled=False):
-        z = z / temperature**0.5  # the products of which are the logits
-        z1, z2 = z.chunk(2)
-        sums = log_sums(z, with_positives=with_positives)  # (2n,)
-        return (sums.view(2, -1) - (z1 * z2).sum(1)).mean()
+    z = z / temperature**0.5  # the products of which are the logits
+    z1, z2 = z.chunk(2)
+    sums = log_sums(z, with_positives=with_positives)  # (2n,)
+    return (sums.view(2, -1) - (z1 * z2).sum(1)).mean()
 
 
 def _semi_hard(positive: Tensor, negatives: Tensor) -> Tensor:
