@@ -10,6 +10,9 @@ from torch import Tensor
 # and yet there is enough in one for several threads. Elsewhere by what the memory bears; large
 # tiles keep thousands of cores at work.
 _ON_CPU, _ELSEWHERE = (2**22, 1024), (2**28, 4096)
+_HARMLESS = (
+    40  # exp(-40) and the sum of any number of exp(40) are normal in float32, and so are ratios
+)
 
 
 def fits_matrix(z: Tensor) -> bool:
@@ -25,7 +28,7 @@ def fits_matrix(z: Tensor) -> bool:
     return len(z) ** 2 * z.element_size() <= _limits(z)[0]
 
 
-def log_sums(z: Tensor, *, with_positives: bool = True) -> Tensor:
+def log_sums(z: Tensor, bound: float, *, with_positives: bool = True) -> Tensor:
     """Log of the sum of exp(z_i . z_k) over all views k but i itself, for each view i.
 
     It takes memory for z a few times, however many rows that has.
@@ -34,6 +37,9 @@ def log_sums(z: Tensor, *, with_positives: bool = True) -> Tensor:
     ----------
     z : Tensor of shape (2n, d), n >= 2, float32 or float64
         Both views of all images; the other view of row i is row i + n.
+    bound : float
+        What the absolute values of the products do not exceed, but for rounding. Up to 40 there is
+        less to do.
     with_positives : bool, default=True
         Whether the other view of the same image counts too.
 
@@ -50,8 +56,9 @@ def log_sums(z: Tensor, *, with_positives: bool = True) -> Tensor:
     Notes
     -----
     As in [1]_, the products are made tile by tile, each row keeps its largest so far and its sum
-    relative to that, and the gradient makes the tiles anew. The products are symmetric, so that
-    the tiles on and above the diagonal are enough.
+    relative to that, and the gradient makes the tiles anew. With a small bound no exponential is
+    out of range, and sums need not be relative. The products are symmetric, so that the tiles on
+    and above the diagonal are enough.
 
     References
     ----------
@@ -62,26 +69,33 @@ def log_sums(z: Tensor, *, with_positives: bool = True) -> Tensor:
     --------
     >>> import torch
     >>> from sklearn_simclr._log_sums import log_sums
-    >>> log_sums(torch.eye(4))  # ln 3
+    >>> log_sums(torch.eye(4), bound=1)  # ln 3
     tensor([1.0986, 1.0986, 1.0986, 1.0986])
     """
     n = len(z) // 2
-    return _LogSums.apply(z, (0,) if with_positives else (0, n, -n))
+    return _LogSums.apply(z, bound, (0,) if with_positives else (0, n, -n))
 
 
 class _LogSums(torch.autograd.Function):
     """`log_sums`, but for the diagonals `left_out` of the matrix of all products."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, left_out: tuple[int, ...]) -> Tensor:
-        top = z.new_full((len(z),), torch.finfo(z.dtype).min)  # (2n,), the largest product so far
-        total = torch.zeros_like(top)  # (2n,), the sum of exp(product - top)
+    def forward(ctx, z: Tensor, bound: float, left_out: tuple[int, ...]) -> Tensor:
+        is_relative = bound > _HARMLESS
+        # The largest product of each row so far, and the sum of exp(product - largest): (2n,) each.
+        top = z.new_full((len(z),), torch.finfo(z.dtype).min if is_relative else 0)
+        total = torch.zeros_like(top)
         for rows, columns, products, spare in _tiles(z, left_out):
-            _absorb(products, 1, top[rows], total[rows], spare)
-            if rows != columns:
-                _absorb(products, 0, top[columns], total[columns], products)
+            if is_relative:
+                _absorb(products, 1, top[rows], total[rows], spare)
+                if rows != columns:
+                    _absorb(products, 0, top[columns], total[columns], products)
+            else:
+                total[rows] += products.exp_().sum(1)
+                if rows != columns:
+                    total[columns] += products.sum(0)
         ctx.save_for_backward(z, top, total)
-        ctx.left_out = left_out
+        ctx.is_relative, ctx.left_out = is_relative, left_out
         return top + total.log()
 
     @staticmethod
@@ -96,13 +110,17 @@ class _LogSums(torch.autograd.Function):
         dz = torch.zeros_like(z)
         for rows, columns, products, spare in _tiles(z, ctx.left_out):
             # What the product of i and k adds to the sum of i, and what to that of k.
-            slope = torch.sub(products, top[rows, None], out=spare).exp_()
-            slope.mul_(weight[rows, None])
-            slope.addcmul_(products.sub_(top[columns]).exp_(), weight[columns])
+            if ctx.is_relative:
+                slope = torch.sub(products, top[rows, None], out=spare).exp_()
+                slope.mul_(weight[rows, None])
+                slope.addcmul_(products.sub_(top[columns]).exp_(), weight[columns])
+            else:
+                slope = torch.add(weight[rows, None], weight[columns], out=spare)
+                slope.mul_(products.exp_())
             dz[rows].addmm_(slope, z[columns])
             if rows != columns:
                 dz[columns].addmm_(slope.T, z[rows])
-        return dz, None
+        return dz, None, None
 
 
 def _tiles(z: Tensor, left_out: tuple[int, ...]) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:

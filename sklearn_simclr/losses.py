@@ -342,7 +342,7 @@ def _tiled_nt_xent(z: Tensor, temperature: float, *, with_positives: bool = True
     """NT-Xent of views (2n, d), with or without the positives in the denominators, in tiles."""
     z = z / temperature**0.5  # the products of which are the logits
     z1, z2 = z.chunk(2)
-    sums = log_sums(z, with_positives=with_positives)  # (2n,)
+    sums = log_sums(z, bound=1 / temperature, with_positives=with_positives)  # (2n,)
     return (sums.view(2, -1) - (z1 * z2).sum(1)).mean()
 
 

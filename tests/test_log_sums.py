@@ -27,30 +27,52 @@ def whole(z, with_positives):
     return (z @ z.T).masked_fill(out, -torch.inf).logsumexp(1)
 
 
-@pytest.mark.parametrize("scale", [0.1, 1, 10])  # products of some thousandths, to some hundreds
+# Products of some hundredths, some tens and some thousands; a bound of 40 makes sums not relative.
+@pytest.mark.parametrize("scale, bound", [(0.1, 40), (0.1, 41), (2, 40), (2, 41), (20, 1e4)])
 @pytest.mark.parametrize("n", [2, 3, 5])
 @pytest.mark.parametrize("with_positives", [True, False])
-def test_values_equal_the_whole_matrix(edge, with_positives, n, scale):
+def test_values_equal_the_whole_matrix(edge, with_positives, n, scale, bound):
     z = views(n, scale=scale)
-    met = log_sums(z, with_positives=with_positives)
+    met = log_sums(z, bound, with_positives=with_positives)
     torch.testing.assert_close(met, whole(z, with_positives), rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("bound", [40, 41])
 @pytest.mark.parametrize("with_positives", [True, False])
-def test_gradient_weighs_each_view_as_asked(edge, with_positives):
+def test_gradient_weighs_each_view_as_asked(edge, with_positives, bound):
     z = views(5).requires_grad_()
     weights = torch.linspace(-1, 2, 10, dtype=torch.float64)
+
+    def tiled(z):
+        return log_sums(z, bound, with_positives=with_positives)
+
     met, expected = (
-        torch.autograd.grad(function(z, with_positives=with_positives) @ weights, z)
-        for function in (log_sums, whole)
+        torch.autograd.grad(sums @ weights, z) for sums in (tiled(z), whole(z, with_positives))
     )
     torch.testing.assert_close(met, expected, rtol=1e-12, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda z: log_sums(z, with_positives=with_positives), z)
+    assert torch.autograd.gradcheck(tiled, z)
+
+
+@pytest.mark.parametrize("cosine", [1, -1])
+@pytest.mark.parametrize("bound", [40, 41])
+def test_float32_holds_the_extremes_of_a_bound(edge, bound, cosine):
+    """One view is as unlike all others as can be, and these are all alike, or the reverse."""
+    z = torch.zeros(8, 3)
+    z[:, 0] = 40**0.5
+    z[3] *= cosine
+    z.requires_grad_()
+    weights = torch.arange(8.0)
+    met = log_sums(z, bound)
+    exact = whole(z.double(), True)
+    torch.testing.assert_close(met, exact.float(), rtol=1e-6, atol=1e-5)
+    (gradient,) = torch.autograd.grad(met @ weights, z)
+    (expected,) = torch.autograd.grad(exact @ weights.double(), z)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_gradient_can_be_asked_for_again(edge):
     z = views(4).requires_grad_()
-    total = log_sums(z).sum()
+    total = log_sums(z, 40).sum()
     (first,), (second,) = (torch.autograd.grad(total, z, retain_graph=True) for _ in "12")
     assert torch.equal(first, second)
 
@@ -58,7 +80,7 @@ def test_gradient_can_be_asked_for_again(edge):
 def test_second_derivative_is_refused(edge):
     z = views(3).requires_grad_()
     with pytest.raises(RuntimeError, match="3 images can be differentiated once"):
-        torch.autograd.grad(log_sums(z).sum(), z, create_graph=True)
+        torch.autograd.grad(log_sums(z, 40).sum(), z, create_graph=True)
 
 
 @pytest.mark.parametrize("dtype, most", [(torch.float32, 1024), (torch.float64, 724)])

@@ -295,7 +295,7 @@ def value_and_gradients(loss, z1, z2, **options):
 
 @pytest.mark.parametrize("edge", [1, 2, 3, 5, 7, 14, 100])
 @pytest.mark.parametrize("n", [2, 7])
-@pytest.mark.parametrize("temperature", [0.01, 0.5])
+@pytest.mark.parametrize("temperature", [0.01, 0.025, 0.5])
 @with_each_tiled_loss
 def test_tiles_equal_brute_force(tiles_of, loss, temperature, n, edge):
     tiles_of(edge)
@@ -312,7 +312,7 @@ def test_gradient_of_tiles_equals_finite_differences(tiles_of, loss):
     assert torch.autograd.gradcheck(lambda a, b: loss(a, b, temperature=0.3), z)
 
 
-@pytest.mark.parametrize("temperature", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("temperature", [0.01, 0.025, 0.1, 0.5])
 @pytest.mark.parametrize("n", [512, 513, 1100])  # on both sides of the threshold, and far beyond it
 @with_each_tiled_loss
 def test_large_batches_are_exact(loss, n, temperature):
