@@ -10,9 +10,8 @@ from torch import Tensor
 # and yet there is enough in one for several threads. Elsewhere by what the memory bears; large
 # tiles keep thousands of cores at work.
 _ON_CPU, _ELSEWHERE = (2**22, 1024), (2**28, 4096)
-_HARMLESS = (
-    40  # exp(-40) and the sum of any number of exp(40) are normal in float32, and so are ratios
-)
+# exp(-40), sums of exp(40) and the ratios of such sums are all normal numbers in float32.
+_HARMLESS = 40
 
 
 def fits_matrix(z: Tensor) -> bool:
