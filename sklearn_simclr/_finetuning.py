@@ -15,9 +15,9 @@ from sklearn_simclr._device import (
     cpu_generator,
     derived_seed,
     global_draws,
-    mixed_precision,
     synchronize,
 )
+from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._views import Views
 
@@ -134,6 +134,14 @@ def fine_tune(
             model.eval()(view)
     generator = cpu_generator(seed, _STEPS_STREAM)
     batches = drawn_batches(len(task.rows), batch_size, n_steps, generator)
+    micro_batches = MicroBatches(
+        model,
+        model,
+        device=samples.device,
+        precision=precision,
+        draws_globally=views.draws_globally,
+        batch_size=batch_size,
+    )
     for steps in torch.arange(n_steps).tensor_split(n_records(n_steps)):
         first, end = int(steps[0]), int(steps[-1]) + 1
         rates = [learning_rate_at(step) for step in range(first, end)]
@@ -144,9 +152,9 @@ def fine_tune(
                 samples,
                 task,
                 views,
+                micro_batches,
                 batches=batches[first:end],
                 rates=rates,
-                precision=precision,
                 generator=generator,
                 on_step=on_step,
             )
@@ -161,7 +169,7 @@ def fine_tune(
 
 
 def _take_steps(
-    model, optimizer, samples, task, views, *, batches, rates, precision, generator, on_step
+    model, optimizer, samples, task, views, micro_batches, *, batches, rates, generator, on_step
 ) -> list[float]:
     """Take one step for each batch; return the losses, the only wait if `on_step` does not."""
     model.eval()
@@ -171,13 +179,9 @@ def _take_steps(
         for group in optimizer.param_groups:
             group["lr"] = rate
         x = views.single(batch, generator)
-        with mixed_precision(precision, samples.device):
-            logits = model(x)  # (batch_size, k)
-        loss = task.loss(logits, index)
-        optimizer.zero_grad()
-        loss.backward()
+        loss = micro_batches.backward(x, partial(task.loss, index=index), len(index))
         optimizer.step()
-        losses.append(loss.detach())
+        losses.append(loss)
         if on_step is not None:
             on_step(partial(synchronize, samples.device))
     return torch.stack(losses).tolist()

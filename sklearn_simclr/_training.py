@@ -14,11 +14,11 @@ from sklearn_simclr._device import (
     cpu_generator,
     derived_seed,
     global_draws,
-    mixed_precision,
     synchronize,
 )
 from sklearn_simclr._distributed import ALONE, World, global_batch_norm
 from sklearn_simclr._kernels import resize
+from sklearn_simclr._micro_batches import MicroBatches, in_halves
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._views import Views, is_view_of, refusal_of
 from sklearn_simclr.losses import full_precision
@@ -149,6 +149,7 @@ def train(
     precision: torch.dtype,
     seed: int,
     n_done: int = 0,
+    micro_batch: int | None = None,
     world: World = ALONE,
     on_step: Callable[[Callable[[], None]], None] | None = None,
 ) -> Iterator[EpochRecord]:
@@ -163,6 +164,9 @@ def train(
         Maps the number of a step of this run, from 0, to its learning rate.
     n_done : int, default=0
         Epochs of this run that were taken before, to which network and optimizer belong.
+    micro_batch : int, default=None
+        Samples that the network gets at a time, of all processes together; None: the whole batch.
+        One process halves it when memory runs out.
     on_step : callable, default=None
         Called after each step, with a function that waits until the device has done it.
 
@@ -171,6 +175,8 @@ def train(
     FloatingPointError
         If the loss of an epoch, or what it made of the weights, is not finite. Whatever ends an
         epoch early, the network is left as it was before that epoch.
+    torch.OutOfMemoryError
+        If memory does not suffice.
     """
     n_batches, size = batch_shape(len(samples), batch_size)
     if size < world.size:
@@ -179,6 +185,17 @@ def train(
             f"needs one: raise batch_size={batch_size}, or start fewer processes."
         )
     world.take_from_first(network.state_dict().values())
+    micro_batches = MicroBatches(
+        network,
+        lambda x: network.head(network(x)),  # (2k, projection_dim)
+        device=samples.device,
+        precision=precision,
+        draws_globally=views.draws_globally,
+        batch_size=batch_size,
+        n_views=2,
+        size=micro_batch,
+        world=world,
+    )
     for number in range(n_done, n_epochs):
         epoch = first_epoch + number
         before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -196,9 +213,9 @@ def train(
                     samples,
                     views,
                     objective,
+                    micro_batches,
                     batch_size=batch_size,
                     rates=rates,
-                    precision=precision,
                     generator=cpu_generator(seed, _EPOCH_STREAM, epoch),
                     world=world,
                     on_step=on_step,
@@ -223,10 +240,10 @@ def _train_epoch(
     samples,
     views,
     objective,
+    micro_batches,
     *,
     batch_size,
     rates,
-    precision,
     generator,
     world,
     on_step,
@@ -243,14 +260,11 @@ def _train_epoch(
     ):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with mixed_precision(precision, samples.device):
-            z = network.head(network(x))  # (2k, projection_dim)
-        loss = objective(*_of_all(z, len(index), world), index)
-        optimizer.zero_grad()
-        (loss / world.size).backward()
+        loss_of = partial(_loss, objective, index, world)
+        loss = micro_batches.backward(x, loss_of, len(index))
         world.sum_gradients(network.parameters())
         optimizer.step()
-        total += loss.detach()
+        total += loss
         if on_step is not None:
             on_step(partial(synchronize, samples.device))
     world.take_from_first(_state_of(network, optimizer))
@@ -270,6 +284,11 @@ def _pairs(
     needed = indices if views.mixes_samples else indices[:, share]
     for rows in samples.batches(needed):
         yield torch.cat(views.of_share(rows, generator, share, n))
+
+
+def _loss(objective: Objective, index: Tensor, world: World, z: Tensor) -> Tensor:
+    """Return the loss of a batch, of which z (2k, d) are this process's projections."""
+    return objective(*_of_all(z, len(index), world), index)
 
 
 def _of_all(z: Tensor, n: int, world: World) -> tuple[Tensor, Tensor]:
@@ -306,9 +325,11 @@ def encode(
     n, is_shared = len(samples), len(samples) >= world.size
     rows = torch.arange(n)[world.share(n)] if is_shared else torch.arange(n)
     indices = rows.split(_EVALUATED_ROWS)
+
+    represent = in_halves(lambda batch: network.represent(_whole(batch, image_size), output_layer))
     features, start = None, 0
     for batch in samples.batches(indices):
-        block = network.represent(_whole(batch, image_size), output_layer)
+        block = represent(batch)
         if features is None:
             features = torch.empty((len(rows), block.shape[1]), dtype=torch.float32, device=device)
         features[start : start + len(block)] = block

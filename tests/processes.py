@@ -28,6 +28,7 @@ from torch import nn
 
 from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
 from sklearn_simclr._distributed import global_batch_norm, joined
+from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._training import _of_all
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
@@ -111,6 +112,32 @@ def losses_and_gradients():
             gradients = {key: param.grad for key, param in net.named_parameters()}
             found[name] = loss.detach(), gradients, dict(net.state_dict())
     return found
+
+
+def micro_batches():
+    """Loss, gradients and running statistics of one batch that is cut in two."""
+    pair, labels = views_and_labels()
+    net = network()
+    with joined() as world, global_batch_norm(net, world):
+        found = MicroBatches(
+            net,
+            net,
+            device=torch.device("cpu"),
+            precision=torch.float32,
+            draws_globally=False,
+            batch_size=N,
+            n_views=2,
+            size=4,
+            world=world,
+        )
+        loss = found.backward(
+            pair[:, world.share(N)].flatten(0, 1),
+            lambda z: resolve_loss("nt_xent", 0.2)(*_of_all(z, N, world), labels),
+            N,
+        )
+        world.sum_gradients(net.parameters())
+    gradients = {key: param.grad for key, param in net.named_parameters()}
+    return loss, gradients, dict(net.state_dict())
 
 
 def other_gradients():

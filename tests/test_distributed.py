@@ -87,8 +87,17 @@ def checkpoints(tmp_path_factory):
 def of_two(tmp_path_factory, fitted_model, checkpoints):
     """What each of 2 processes comes to; at the end one of them is killed."""
     out = tmp_path_factory.mktemp("two")
-    names = ("losses_and_gradients", "other_gradients", "objects", "trainings", "rows_in_order")
-    names += ("stopped", "watched", "printed", "unseeded", "checkpointed", "mistakes", "one_raises")
+    names = ("losses_and_gradients", "micro_batches", "other_gradients", "objects", "trainings")
+    names += (
+        "rows_in_order",
+        "stopped",
+        "watched",
+        "printed",
+        "unseeded",
+        "checkpointed",
+        "mistakes",
+        "one_raises",
+    )
     names += ("after_all", "one_dies")
     variables = {"TORCHELASTIC_RUN_ID": "test", "TEST_MODEL": fitted_model}
     variables["TEST_CHECKPOINTS"] = checkpoints
@@ -134,6 +143,24 @@ def test_loss_gradients_and_statistics_are_those_of_one_process(of_several, loss
             else:
                 torch.testing.assert_close(gradients[name], param.grad, rtol=1e-10, atol=1e-12)
         assert state.keys() == net.state_dict().keys()
+        for name, buffer in net.named_buffers():
+            torch.testing.assert_close(state[name], buffer, rtol=1e-12, atol=1e-14)
+
+
+def test_micro_batches_are_of_the_samples_of_all_processes(of_two):
+    pair, labels = processes.views_and_labels()
+    net = processes.network()
+    rows = [0, 1, 4, 5], [2, 3, 6]  # both halves of the samples 0 to 3, and of 4 to 6
+    z = torch.cat([net(pair[:, row].flatten(0, 1)).unflatten(0, (2, -1)) for row in rows], dim=1)
+    order = torch.tensor([*rows[0], *rows[1]]).argsort()
+    value = resolve_loss("nt_xent", 0.2)(*z[:, order], labels)
+    value.backward()
+    for found in of_two:
+        own_value, gradients, state = found["micro_batches"]
+        assert own_value.item() == pytest.approx(value.item(), rel=1e-12)
+        for name, param in net.named_parameters():
+            if name != "unused":
+                torch.testing.assert_close(gradients[name], param.grad, rtol=1e-10, atol=1e-12)
         for name, buffer in net.named_buffers():
             torch.testing.assert_close(state[name], buffer, rtol=1e-12, atol=1e-14)
 

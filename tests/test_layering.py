@@ -17,7 +17,7 @@ LAYERS = (
     {"_transformer"},
     {"_run"},
     {"_export", "_finetuning", "_training"},
-    {"_network", "_probe", "_reading", "_views", "callbacks"},
+    {"_micro_batches", "_network", "_probe", "_reading", "_views", "callbacks"},
     {
         "_checkpoints",
         "_data",
@@ -93,7 +93,7 @@ def test_imports_are_seen():
     assert {"_training", "_data", "optim"} <= imported_modules("_transformer")
 
 
-@pytest.mark.parametrize("module", ["_export", "_finetuning", "_training"])
+@pytest.mark.parametrize("module", ["_export", "_finetuning", "_micro_batches", "_training"])
 def test_training_loops_know_no_scikit_learn(module):
     assert not [name for name in imported_names(module) if name.split(".")[0] == "sklearn"]
 

@@ -1,0 +1,282 @@
+"""Gradients of batches that memory does not hold: the network sees some samples at a time."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_simclr._device import mixed_precision
+from sklearn_simclr._distributed import ALONE, World
+
+# What RuntimeErrors say of a lack of memory: on CPUs, on Apple's GPUs, in cuDNN and cuBLAS.
+_LACKS = ("DefaultCPUAllocator", "MPS backend out of memory", "STATUS_ALLOC_FAILED")
+
+
+class MicroBatches:
+    """Computes loss and gradients of batches that may be larger than memory.
+
+    As long as memory holds what a network keeps of a whole batch, that is an ordinary forward and
+    backward pass. When it no longer does, the network gets a micro-batch at a time, twice: without
+    a graph for the outputs of all, of which the loss and its gradient are computed, and with one
+    to take this gradient back to the weights. The loss is that of the whole batch, and so are the
+    gradients but for batch normalisation, which takes the statistics of each micro-batch.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Whose parameters get the gradients.
+    output_of : callable
+        Maps inputs (m, ...) to what the loss is computed of, (m, d), by way of `network`.
+    device : torch.device
+        Where all of it lies.
+    precision : torch.dtype
+        In which the network multiplies.
+    draws_globally : bool
+        Whether the network or the loss may draw from torch's global generators.
+    batch_size : int
+        For messages: the parameter of that name.
+    n_views : int, default=1
+        How many rows there are of each sample: first all first views, then all second views.
+    size : int, default=None
+        Samples in a micro-batch, of all processes together; None: the whole batch. It is halved
+        whenever memory runs out, down to 2, and stays so.
+    world : World, default=ALONE
+        The processes that share a batch. With several, of which only one may run out of memory
+        while the others wait for it, nothing is halved.
+
+    References
+    ----------
+    .. [1] Gao, Zhang, Han & Callan (2021). Scaling Deep Contrastive Learning Batch Size under
+       Memory Limited Setup. RepL4NLP. https://arxiv.org/abs/2101.06983
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        output_of: Callable[[Tensor], Tensor],
+        *,
+        device: torch.device,
+        precision: torch.dtype,
+        draws_globally: bool,
+        batch_size: int,
+        n_views: int = 1,
+        size: int | None = None,
+        world: World = ALONE,
+    ):
+        self.network = network
+        self.output_of = output_of
+        self.device = device
+        self.precision = precision
+        self.draws_globally = draws_globally
+        self.batch_size = batch_size
+        self.n_views = n_views
+        self.size = size
+        self.world = world
+        self._buffers = [
+            (module, name)
+            for module in network.modules()
+            for name, _ in module.named_buffers(recurse=False)
+        ]
+
+    def backward(self, x: Tensor, loss_of: Callable[[Tensor], Tensor], n: int) -> Tensor:
+        """Set the gradients of the network's parameters; return the loss, without a graph.
+
+        With several processes the gradients are this one's part of them, yet to be added up.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_views * k, ...)
+            The views of this process's k samples.
+        loss_of : callable
+            Maps the outputs (n_views * k, d) to the scalar loss of the batch of all processes.
+        n : int
+            How many samples the batch of all processes has.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            If memory does not hold what has to be in it at once.
+        """
+        size = self.size
+        put_back = self._state()
+        while True:
+            n_pieces = self._n_pieces(n)
+            try:
+                loss = self._try(x, loss_of, n_pieces)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(-(-n // n_pieces), error)
+            else:
+                break
+            # Only here are the frames gone that the error came from, and what they held.
+            put_back()
+            release_memory(self.device)
+        if self.size != size:
+            self._warn(n)
+        return loss
+
+    def _n_pieces(self, n: int) -> int:
+        """How many micro-batches a batch of n samples is cut into, the same in all processes."""
+        return 1 if self.size is None else min(-(-n // self.size), n // self.world.size)
+
+    def _try(self, x: Tensor, loss_of: Callable[[Tensor], Tensor], n_pieces: int) -> Tensor:
+        self.network.zero_grad()
+        if n_pieces == 1:
+            loss = loss_of(self._output(x))
+            (loss / self.world.size).backward()
+            return loss.detach()
+        pieces = self._cut(x, n_pieces)
+        put_back = self._state()
+        with torch.no_grad():
+            blocks = [self._output(piece.flatten(0, 1)) for piece in pieces]
+        outputs = self._joined(blocks).requires_grad_()
+        loss = loss_of(outputs)
+        (gradient,) = torch.autograd.grad(loss / self.world.size, outputs)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices, enabled=self.draws_globally):
+            put_back()  # so that all is computed and drawn as before, and buffers move once
+            for piece, of_piece in zip(pieces, self._cut(gradient, n_pieces), strict=True):
+                self._output(piece.flatten(0, 1)).backward(of_piece.flatten(0, 1))
+        return loss.detach()
+
+    def _output(self, x: Tensor) -> Tensor:
+        # Autocast keeps the weights that it has cast, with a graph or without: once for each pass.
+        with mixed_precision(self.precision, self.device):
+            return self.output_of(x)
+
+    def _cut(self, rows: Tensor, n_pieces: int) -> tuple[Tensor, ...]:
+        """Cut (n_views * k, ...) into (n_views, k_i, ...), all views of some samples each."""
+        return rows.unflatten(0, (self.n_views, -1)).tensor_split(n_pieces, dim=1)
+
+    def _joined(self, blocks: list[Tensor]) -> Tensor:
+        """Put (n_views * k_i, d) together to (n_views * k, d)."""
+        pieces = [block.unflatten(0, (self.n_views, -1)) for block in blocks]
+        return torch.cat(pieces, dim=1).flatten(0, 1)
+
+    def _state(self) -> Callable[[], None]:
+        """Return a function that puts back, as they are now, what a forward pass moves.
+
+        These are buffers, such as running statistics, and generators.
+        """
+        buffers = [getattr(module, name) for module, name in self._buffers]
+        groups = _by_kind(buffers)
+        # One copy of many small tensors, since this is done in every step.
+        copies = [torch.cat([buffer.reshape(-1) for buffer in group]) for group in groups]
+        generators = _generator_states(self.device) if self.draws_globally else None
+
+        @torch.no_grad()
+        def put_back() -> None:
+            for group, copy in zip(groups, copies, strict=True):
+                parts = copy.split([buffer.numel() for buffer in group])
+                for buffer, part in zip(group, parts, strict=True):
+                    buffer.copy_(part.view_as(buffer))
+            for (module, name), buffer in zip(self._buffers, buffers, strict=True):
+                setattr(module, name, buffer)  # which the module may have replaced
+            if generators is not None:
+                _set_generator_states(generators, self.device)
+
+        return put_back
+
+    def _halve(self, size: int, error: RuntimeError) -> None:
+        """Make micro-batches half of those of `size`, which were too large."""
+        several = self.world.size > 1
+        if several or size <= 2:
+            what = (
+                f"its share of batches of {self.batch_size} samples, and {self.world.size} "
+                "processes do not cut their batches smaller"
+                if several
+                else f"even {size} samples at a time, or the loss of a batch of {self.batch_size}"
+            )
+            raise torch.OutOfMemoryError(
+                f"The memory of {self.device} does not hold {what}. Lower "
+                f"batch_size={self.batch_size}, image_size or the width of the encoder, or make "
+                f"room on the device. {type(error).__name__}: {error}"
+            ) from error
+        self.size = -(-size // 2)
+
+    def _warn(self, n: int) -> None:
+        norms = (
+            " Batch normalisation uses the statistics of each micro-batch."
+            if self.network.training
+            else ""
+        )
+        warnings.warn(
+            f"The memory of {self.device} does not hold what the network keeps of {n} samples "
+            f"(batch_size={self.batch_size}). From now on it gets {self.size} at a time; the loss "
+            f"is still that of {n}.{norms} Lower batch_size to be rid of this.",
+            UserWarning,
+            stacklevel=9,  # the caller of fit
+        )
+
+
+def in_halves(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Let a function of rows, each for itself, get half as many at a time when memory runs out.
+
+    It stays with as many as memory held.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_simclr._micro_batches import in_halves
+    >>> def double(rows):
+    ...     if len(rows) > 2:
+    ...         raise torch.OutOfMemoryError
+    ...     return 2 * rows
+    >>> in_halves(double)(torch.arange(5))
+    tensor([0, 2, 4, 6, 8])
+    """
+    size = None
+
+    def of_rows(rows: Tensor) -> Tensor:
+        nonlocal size
+        while True:
+            parts = rows.split(size or len(rows))
+            try:
+                return torch.cat([function(part) for part in parts])
+            except RuntimeError as error:
+                if len(parts[0]) == 1 or not is_out_of_memory(error):
+                    raise
+            size = -(-len(parts[0]) // 2)
+            release_memory(rows.device)
+
+    return of_rows
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that the memory of a device does not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or any(lack in str(error) for lack in _LACKS)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what nothing refers to any more, but may be kept for later."""
+    if device.type != "cpu":
+        torch.get_device_module(device).empty_cache()
+
+
+def _generator_states(device: torch.device) -> list[Tensor]:
+    """Return the states of torch's global generators, for the CPU and for this device."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
+    return states
+
+
+def _set_generator_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states[1])
+
+
+def _by_kind(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """Tensors of one dtype and one device, which can be copied together."""
+    groups = defaultdict(list)
+    for tensor in tensors:
+        groups[tensor.dtype, tensor.device].append(tensor)
+    return list(groups.values())
