@@ -115,11 +115,11 @@ def losses_and_gradients():
 
 
 def micro_batches():
-    """Loss, gradients and running statistics of one batch that is cut in two."""
+    """Loss, gradients and running statistics of one batch that is cut in three."""
     pair, labels = views_and_labels()
     net = network()
     with joined() as world, global_batch_norm(net, world):
-        found = MicroBatches(
+        cut = MicroBatches(
             net,
             net,
             device=torch.device("cpu"),
@@ -127,10 +127,10 @@ def micro_batches():
             draws_globally=False,
             batch_size=N,
             n_views=2,
-            size=4,
+            size=2,  # which would be four pieces, more than some process has samples
             world=world,
         )
-        loss = found.backward(
+        loss = cut.backward(
             pair[:, world.share(N)].flatten(0, 1),
             lambda z: resolve_loss("nt_xent", 0.2)(*_of_all(z, N, world), labels),
             N,
