@@ -6,16 +6,21 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sklearn_simclr._device import seeded_global_generator
 from sklearn_simclr.encoders import (
     ConvNetEncoder,
+    MLPEncoder,
     ResNetEncoder,
     TorchvisionEncoder,
     build_encoder,
     feature_dim,
 )
 from sklearn_simclr.projection import first_layers, projection_head
+
+_ConvolutionalEncoder = ResNetEncoder | ConvNetEncoder | TorchvisionEncoder
+_DRAWS = (Tensor.normal_, Tensor.uniform_)
 
 
 class SimCLRNetwork(nn.Module):
@@ -71,6 +76,7 @@ def build_network(
     n_features: int | None,
     seed: int,
     device: torch.device,
+    draws: bool = True,
 ) -> SimCLRNetwork:
     """Make the network with fresh weights, unless the encoder brings its own.
 
@@ -86,13 +92,18 @@ def build_network(
         The input normalisation.
     n_features : int or None
         Width of h; None: found by trial.
+    draws : bool, default=True
+        Whether the weights of encoder objects are drawn. Without they are whatever the memory
+        holds, for a caller that loads all of them.
 
     Raises
     ------
     ValueError, TypeError
         If the encoder cannot be built or does not map this input to (n, d).
     """
-    with seeded_global_generator(seed, torch.device("cpu")):
+    known = isinstance(encoder, MLPEncoder | _ConvolutionalEncoder)
+    drawing = _NoDraws() if known and not draws else contextlib.nullcontext()
+    with seeded_global_generator(seed, torch.device("cpu")), drawing:
         network = build_encoder(encoder, input_shape)
         if n_features is None:
             n_features = feature_dim(network, input_shape, encoder)
@@ -103,6 +114,16 @@ def build_network(
     return SimCLRNetwork(network, head_network, n_features, mean, scale, layout).to(device)
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves out the initialisation of weights, in this thread."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in _DRAWS or getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def _memory_format(encoder, network: nn.Module, device: torch.device) -> torch.memory_format:
     """Choose the order of pixels and channels in memory: channels last wherever that is safe.
 
@@ -110,7 +131,7 @@ def _memory_format(encoder, network: nn.Module, device: torch.device) -> torch.m
     as every ``x.view(len(x), -1)`` does. On CPUs the gradient of torch's grouped convolutions in
     bfloat16 has been seen to read memory that was never written, on maps of one pixel.
     """
-    known = isinstance(encoder, ResNetEncoder | ConvNetEncoder | TorchvisionEncoder)
+    known = isinstance(encoder, _ConvolutionalEncoder)
     grouped = any(getattr(module, "groups", 1) > 1 for module in network.modules())
     if known and not (grouped and device.type == "cpu"):
         return torch.channels_last

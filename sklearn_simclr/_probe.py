@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -46,6 +45,8 @@ def fit_probe(transformer, X, codes: np.ndarray, world: World) -> tuple[LinearMo
 
 def _regression(features: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the linear layer (k, d) and (k,) of logistic regression, and its iterations."""
+    from sklearn.linear_model import LogisticRegression  # half of what `import` would take
+
     labelled = codes >= 0
     scaler = StandardScaler().fit(features)
     regression = LogisticRegression(max_iter=_MAX_ITERATIONS)

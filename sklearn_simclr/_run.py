@@ -158,6 +158,7 @@ def restored_network(
     fitted: dict, input_shape: tuple[int, ...], device: torch.device
 ) -> SimCLRNetwork:
     """Make the network that the fitted attributes describe, for samples (c, h, w) or (d,)."""
+    trained = "_weights" in fitted
     network = build_network(
         fitted["_encoder"],
         fitted["_head"],
@@ -167,8 +168,9 @@ def restored_network(
         n_features=fitted.get("_h_dim"),
         seed=derived_seed(fitted["_seed"], _WEIGHTS_STREAM),
         device=device,
+        draws=not trained,
     )
-    if "_weights" in fitted:
+    if trained:
         load_weights(network, fitted["_weights"])
     return network
 

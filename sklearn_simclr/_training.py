@@ -23,7 +23,8 @@ from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, larges
 from sklearn_simclr._views import Views, is_view_of, refusal_of
 from sklearn_simclr.losses import full_precision
 
-_EVALUATED_ROWS = 256  # at a time
+_EVALUATED_ROWS = 256  # at a time, at most
+_EVALUATED_PIXELS = 2**15  # on a CPU, whose caches then hold most of what a layer passes on
 _COMPARED_ROWS = 64  # between processes
 _EPOCH_STREAM, _SCORE_STREAM = 1, 2  # what a seed is derived for
 
@@ -324,8 +325,7 @@ def encode(
     network.eval()
     n, is_shared = len(samples), len(samples) >= world.size
     rows = torch.arange(n)[world.share(n)] if is_shared else torch.arange(n)
-    indices = rows.split(_EVALUATED_ROWS)
-
+    indices = rows.split(_rows_at_a_time(samples, image_size))
     represent = in_halves(lambda batch: network.represent(_whole(batch, image_size), output_layer))
     features, start = None, 0
     for batch in samples.batches(indices):
@@ -335,6 +335,13 @@ def encode(
         features[start : start + len(block)] = block
         start += len(block)
     return world.rows_of_all(features, n) if is_shared else features
+
+
+def _rows_at_a_time(samples: Samples, image_size: int | None) -> int:
+    if samples.image_shape is None or samples.device.type != "cpu":
+        return _EVALUATED_ROWS
+    n_pixels = image_size**2 if image_size else math.prod(samples.image_shape[:2])
+    return min(max(16, _EVALUATED_PIXELS // n_pixels), _EVALUATED_ROWS)
 
 
 def encode_views(
