@@ -119,7 +119,7 @@ class SimCLRTransformer(
     optimizer : {"auto", "adamw", "sgd", "lars"}, default="auto"
         "auto" is "adamw".
     learning_rate : float, default="auto"
-        Peak of the learning rate. "auto" is 0.002 for AdamW; for a batch of B samples
+        Peak of the learning rate. "auto" is 0.004 for AdamW; for a batch of B samples
         ``0.06 * B / 256`` for SGD and ``0.3 * B / 256`` for LARS.
     weight_decay : float, default="auto"
         Decay of the weights; biases and batch normalisation have none. "auto" is 1e-4 for AdamW,

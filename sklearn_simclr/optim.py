@@ -194,7 +194,7 @@ def scaled_learning_rate(batch_size: int, *, base: float = 0.3, rule: str = "lin
 
 # Peak learning rate and weight decay that "auto" stands for. The learning rates of LARS and SGD
 # are those of a batch of 256 and grow with it.
-DEFAULT_LEARNING_RATE = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
+DEFAULT_LEARNING_RATE = {"adamw": 4e-3, "sgd": 0.06, "lars": 0.3}
 DEFAULT_WEIGHT_DECAY = {"adamw": 1e-4, "sgd": 5e-4, "lars": 1e-6}
 # Where torch has each of its optimizers as one kernel: a step takes a tenth of the time.
 _FUSED_DEVICES = ("cpu", "cuda")
