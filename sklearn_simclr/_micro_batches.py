@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from sklearn_simclr._device import mixed_precision
 from sklearn_simclr._distributed import ALONE, World
 
-# What RuntimeErrors say of a lack of memory: on CPUs, on Apple's GPUs, in cuDNN and cuBLAS.
-_LACKS = ("DefaultCPUAllocator", "MPS backend out of memory", "STATUS_ALLOC_FAILED")
+# What RuntimeErrors say of a lack of memory: torch and oneDNN on CPUs, torch on Apple's GPUs, cuDNN
+# and cuBLAS. oneDNN says it of other failures too, which then remain with two samples.
+_LACKS = (
+    "DefaultCPUAllocator",
+    "could not create a primitive",
+    "MPS backend out of memory",
+    "STATUS_ALLOC_FAILED",
+)
 
 
 class MicroBatches:

@@ -126,7 +126,9 @@ class SimCLRTransformer(
         5e-4 for SGD and 1e-6 for LARS.
     batch_size : int, default=256
         Largest number of samples in a batch, >= 2, of all processes together if torchrun has
-        started several. An epoch is cut into equal batches.
+        started several. An epoch is cut into equal batches. When the memory of the device does not
+        hold what a step keeps of one, the network gets half as many samples at a time, with a
+        warning; the loss stays that of the batch.
     max_epochs : int, default=100
         Length of the training and of its schedule: linear warm-up over a tenth of it, at most 10
         epochs, then cosine to zero. A callback may stop earlier.

@@ -220,6 +220,25 @@ def test_a_memmap_goes_to_the_gpu_in_blocks(resnet, photos, monkeypatch, tmp_pat
     assert torch.equal(samples.batch(index), in_memory.batch(index))
 
 
+def test_a_step_beyond_the_memory_of_the_gpu_is_taken_in_micro_batches(resnet):
+    images = np.random.default_rng(0).integers(0, 256, (256, 32, 32, 3), dtype=np.uint8)
+    model = resnet(encoder=ResNetEncoder(width=0.5), batch_size=256, max_epochs=1)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    model.fit(images)
+    peak, total = torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()[1]
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.set_per_process_memory_fraction(0.5 * peak / total)
+    try:
+        with pytest.warns(UserWarning, match=r"\(batch_size=256\)\. From now on it gets"):
+            model.fit(images)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert np.isfinite(model.loss_)
+    assert torch.cuda.memory_allocated() <= before
+
+
 def test_tensors_on_the_gpu_are_taken(resnet, photos):
     images, _ = photos
     model = resnet().fit(images)

@@ -16,6 +16,7 @@ from torch import nn
 
 from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
 from sklearn_simclr._distributed import World
+from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._training import check_agreement, train
 from sklearn_simclr._workers import fair_threads
 from sklearn_simclr.augmentation import SimCLRAugmentation
@@ -126,6 +127,32 @@ def share_too_little():
     next(epochs)
 
 
+def run_out_of_memory(limit):
+    class Encoder(nn.Flatten):
+        def forward(self, x):
+            if self.training and len(x) > limit:
+                raise torch.OutOfMemoryError
+            return super().forward(x)
+
+    quick(encoder=Encoder()).fit(IMAGES)
+
+
+def share_too_much():
+    def output_of(x):
+        raise torch.OutOfMemoryError
+
+    cut = MicroBatches(
+        nn.Linear(1, 1),
+        output_of,
+        device=torch.device("cpu"),
+        precision=torch.float32,
+        draws_globally=False,
+        batch_size=32,
+        world=World(0, 2),
+    )
+    cut.backward(torch.zeros(16, 1), torch.sum, 32)
+
+
 def lose_a_process():
     lost = RuntimeError("Connection closed by peer")
     with patch("sklearn_simclr._distributed._joined_group", side_effect=lost):
@@ -183,6 +210,11 @@ CASES = {
     ),
     "batch_size=… is larger than the data": of_fit(),
     "Epoch … ended with a loss of …": of_fit(learning_rate=1e30, max_epochs=3),
+    "The memory of … does not hold what the network keeps of … samples (batch_size=…).": (
+        lambda: run_out_of_memory(16)
+    ),
+    "The memory of … does not hold even … samples at a time": lambda: run_out_of_memory(1),
+    "The memory of … does not hold its share of batches of … samples": share_too_much,
     "device=… cannot be used on this machine": of_fit(device="cuda:99"),
     "… differs from the … of the model that the training would go on from.": (
         go_on_with_another_head
