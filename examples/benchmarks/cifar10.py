@@ -54,7 +54,7 @@ def recipe(name: str, width: float, batch_size: int | None) -> SimCLRTransformer
             learning_rate=scaled_learning_rate(batch_size, base=0.06),
             batch_size=batch_size,
         )
-    return SimCLRTransformer(ResNetEncoder(width=width), learning_rate=2e-3, batch_size=batch_size)
+    return SimCLRTransformer(ResNetEncoder(width=width), learning_rate=4e-3, batch_size=batch_size)
 
 
 def train(state: Path, simclr, X, n_epochs: int, minutes: float) -> dict:
@@ -84,13 +84,13 @@ def fine_tuned_accuracy(simclr, data, share: float, seed: int) -> float:
     return 100 * classifier.fit(X_labelled, y_labelled).score(X_test, y_test)
 
 
-def evaluate(run: dict, data, seed: int) -> list[str]:
-    """Return the cells of a row: kNN, linear, fine-tuned."""
+def evaluate(run: dict, data, shares: tuple[float, ...], seed: int) -> list[str]:
+    """Return the cells of a row: kNN, linear, fine-tuned on shares of the labels."""
     X_train, y_train, X_test, y_test = data
     simclr = run["simclr"]
     features = simclr.transform(X_train), y_train, simclr.transform(X_test), y_test
     accuracies = [knn_accuracy(*features), linear_accuracy(*features)]
-    accuracies += [fine_tuned_accuracy(simclr, data, share, seed) for share in LABELLED_SHARES]
+    accuracies += [fine_tuned_accuracy(simclr, data, share, seed) for share in shares]
     return [f"{value:.1f}" for value in accuracies]
 
 
@@ -107,6 +107,7 @@ def main():
     parser.add_argument("--n-test", type=int, help="test on a part of the images")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch-size", type=int, help="if not the recipe's")
+    parser.add_argument("--no-fine-tuning", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     X_train, y_train, X_test, y_test = cifar10(args.data)
@@ -121,14 +122,15 @@ def main():
     if run["epoch"] < args.epochs:
         print(f"{run['epoch']} of {args.epochs} epochs done; call again to go on from {state}.")
         return
+    shares = () if args.no_fine_tuning else LABELLED_SHARES
     table = Table(
         "cifar10",
         f"{args.recipe}: {len(X_train)} images, {len(X_test)} to test on, {simclr.encoder!r}, "
         f"batches of {simclr.batch_size}, seed {args.seed}",
         machine(),
-        ["epochs", "kNN (%)", "linear (%)", "1% of labels (%)", "10% of labels (%)", "seconds"],
+        ["epochs", "kNN (%)", "linear (%)", *(f"{s:.0%} of labels (%)" for s in shares), "seconds"],
     )
-    cells = evaluate(run, (X_train, y_train, X_test, y_test), args.seed)
+    cells = evaluate(run, (X_train, y_train, X_test, y_test), shares, args.seed)
     table.add(str(args.epochs), *cells, f"{run['seconds']:.0f}")
     table.save()
 

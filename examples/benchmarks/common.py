@@ -36,10 +36,14 @@ def machine() -> str:
 
 
 class Table:
-    """A table that is printed row by row and written to results/<name>.md at the end."""
+    """A table that is printed row by row and written to results/<name>.md at the end.
+
+    The environment's BENCHMARK_RESULTS names another folder.
+    """
 
     def __init__(self, name: str, title: str, conditions: str, columns: list[str]):
-        self.path = Path(__file__).parent / "results" / f"{name}.md"
+        folder = os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results")
+        self.path = Path(folder) / f"{name}.md"
         header = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
         self.lines = [f"\n## {title}\n", f"{conditions}\n", header]
         print("\n".join(self.lines), flush=True)

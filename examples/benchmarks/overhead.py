@@ -155,8 +155,7 @@ def main():
         for name in MEASURES:  # writes the byte code
             measure(name, 1, cache)
         rounds = [
-            {name: measure(name, args.fits, cache) for name in MEASURES}
-            for _ in range(args.rounds)
+            {name: measure(name, args.fits, cache) for name in MEASURES} for _ in range(args.rounds)
         ]
     table = Table(
         "overhead",

@@ -1,0 +1,371 @@
+"""All that is to be known of the speed on a GPU, in calls of less than ten minutes.
+
+    python gpu_suite.py --data cifar10.npz --out gpu_results --minutes 9
+
+Runs one stage after the other, skips those that an earlier call with the same --out has done, and
+begins none that would not be over in time; trainings to a quality go on where they were. Call it
+until it says that all is done. Tables lie in --out, all of them in gpu_suite.md too. --small tries
+everything in sizes that say nothing, on whatever device there is.
+
+The figures: views a second on the device; NT-Xent of 8192 images, time and memory; ResNet-18 at 32
+pixels in batches of 512, seconds an epoch, model FLOP utilisation, the share of the time in which
+the device has work, and the same network trained by lightly, where it is installed, and by a plain
+loop over a DataLoader, as public code does; the parts of a step; `transform` beside a bare forward
+pass; a step of 4096 images of a ResNet-50; and how long 100 and 500 epochs on CIFAR-10 take, and
+how good the features are then.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import Table, cifar10, machine, subset
+from PIL import Image
+from step_profile import Training
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+from sklearn_simclr import SimCLRTransformer, _log_sums
+from sklearn_simclr._device import mixed_precision, resolve_precision, synchronize
+from sklearn_simclr.augmentation import SimCLRAugmentation
+from sklearn_simclr.encoders import ResNetEncoder
+from sklearn_simclr.losses import nt_xent
+from sklearn_simclr.projection import projection_head
+
+NOMINAL_TFLOPS = {"H100": 989, "H200": 989, "A100": 312}  # dense bfloat16, by the vendor
+HERE = Path(__file__).parent
+OURS, DIM = "this package", 128
+
+
+def median_seconds(function, device: torch.device, rounds: int = 5) -> float:
+    """Median seconds of a call, what the device does included, after two that do not count."""
+    seconds = []
+    for _ in range(2 + rounds):
+        synchronize(device)
+        start = time.perf_counter()
+        function()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
+
+
+def matmul_tflops(device: torch.device, side: int) -> float:
+    """Rate of a square product in bfloat16, in 10**12 operations a second."""
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    return 2 * side**3 / median_seconds(lambda: a @ a, device) / 1e12
+
+
+def machine_stage(args) -> None:
+    table = Table("gpu_machine", "The machine", machine(), ["what", "figure"])
+    side = 256 if args.small else 8192
+    rate = matmul_tflops(args.device, side)
+    table.add(f"product of {side} x {side} in bfloat16", f"{rate:.1f} TFLOP/s")
+    table.save(append=False)
+
+
+def views_stage(args) -> None:
+    table = Table(
+        "gpu_views",
+        "Views a second, from batches of bytes on the device",
+        machine(),
+        ["setting", "batch", "views a second"],
+    )
+    settings = [("32 px, no blur", 32, 32, 0.5, 512), ("224 px, blur", 256, 224, 1.0, 128)]
+    generator = torch.Generator().manual_seed(0)
+    for setting, side, size, strength, n in settings:
+        n = 8 if args.small else n
+        images = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, device=args.device)
+        augmentation = SimCLRAugmentation(size=size, color_strength=strength)
+        seconds = median_seconds(partial(augmentation, images, generator), args.device)
+        table.add(setting, f"{n}", f"{n / seconds:,.0f}")
+    table.save(append=False)
+
+
+def nt_xent_stage(args) -> None:
+    n = 256 if args.small else 8192
+    losses = {OURS: nt_xent, "one matrix": nt_xent}
+    if find_spec("lightly"):
+        from lightly.loss import NTXentLoss
+
+        losses["lightly"] = NTXentLoss(temperature=0.5)
+    table = Table(
+        "gpu_nt_xent",
+        f"NT-Xent of {n:,} images, {DIM} dimensions, forward and backward",
+        machine(),
+        ["loss", "ms", "MiB beyond the projections"],
+    )
+    limits = _log_sums._ELSEWHERE
+    for name, loss in losses.items():
+        _log_sums._ELSEWHERE = (2**63, limits[1]) if name == "one matrix" else limits
+        z = torch.randn(2, n, DIM, device=args.device, requires_grad=True)
+
+        def both_ways(loss=loss, z=z):
+            z.grad = None
+            loss(*z).backward()
+
+        seconds, memory = median_seconds(both_ways, args.device), ""
+        if args.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            both_ways()
+            memory = f"{(torch.cuda.max_memory_allocated() - before) / 2**20:,.0f}"
+        table.add(name, f"{1000 * seconds:.1f}", memory)
+    _log_sums._ELSEWHERE = limits
+    table.save(append=False)
+
+
+def flops_of_a_step(encoder: ResNetEncoder, n: int) -> int:
+    """Floating-point operations of forward and backward of n samples, two views each."""
+    network = nn.Sequential(encoder.build((3, 32, 32)), head_of(encoder))
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(4, 3, 32, 32)).sum().backward()
+    return counter.get_total_flops() * 2 * n // 4
+
+
+def head_of(encoder: ResNetEncoder) -> nn.Module:
+    return projection_head(round(512 * encoder.width), DIM, 2)
+
+
+def busy_share(training: Training, device: torch.device) -> str:
+    """Share of an epoch in which the device has work, by torch's profiler."""
+    if device.type != "cuda":
+        return ""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        (seconds,) = training.epoch_seconds(1)
+    events = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    spans = sorted((e.time_range.start, e.time_range.end) for e in events)
+    busy, reached = 0.0, 0.0
+    for start, end in spans:  # kernels may overlap
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    # The epoch before the one that is timed is in the profile too.
+    return f"{min(1.0, busy / 1e6 / (2 * seconds)):.0%}"
+
+
+def training_stage(args) -> None:
+    images, encoder, batch_size = training_images(args), encoder_of(args), batch_size_of(args)
+    simclr = SimCLRTransformer(
+        encoder, batch_size=batch_size, optimizer="sgd", random_state=0, device=str(args.device)
+    )
+    training = Training.of(simclr, images)
+    epoch = statistics.median(training.epoch_seconds(1 if args.small else 4))
+    n_steps = len(images) // batch_size
+    rate = n_steps * flops_of_a_step(encoder, batch_size) / epoch / 1e12
+    measured = matmul_tflops(args.device, 256 if args.small else 8192)
+    name = torch.cuda.get_device_name() if args.device.type == "cuda" else ""
+    nominal = [tflops for model, tflops in NOMINAL_TFLOPS.items() if model in name]
+    table = Table(
+        "gpu_training",
+        f"Training {encoder!r} on {len(images):,} images, batches of {batch_size}",
+        machine(),
+        ["what", "figure"],
+    )
+    table.add("seconds an epoch", f"{epoch:.2f}")
+    table.add("images a second", f"{len(images) / epoch:,.0f}")
+    table.add("TFLOP/s of the model", f"{rate:.1f}")
+    table.add("share of the measured rate of products", f"{rate / measured:.0%}")
+    for tflops in nominal:
+        table.add(f"share of the nominal {tflops} TFLOP/s", f"{rate / tflops:.0%}")
+    table.add("share of the time that the device has work", busy_share(training, args.device))
+    table.save(append=False)
+
+
+class PlainPictures(Dataset):
+    """Pairs of views of images (n, 32, 32, 3), uint8, by torchvision's transforms."""
+
+    def __init__(self, images):
+        self.images = images
+        jitter = transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(32),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomApply([jitter], p=0.8),
+                transforms.RandomGrayscale(0.2),
+                transforms.ToTensor(),
+            ]
+        )
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        picture = Image.fromarray(self.images[i])
+        return self.transform(picture), self.transform(picture)
+
+
+def seconds_of_plain_loop(network: nn.Module, images, batch_size: int, args) -> float:
+    """Seconds of an epoch of the loop that public code has, after the workers have started."""
+    network = network.to(args.device).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
+    loader = DataLoader(
+        PlainPictures(images),
+        batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=args.workers,
+        pin_memory=args.device.type == "cuda",
+    )
+    start = None
+    for pair in loader:
+        if start is None:  # the workers have started
+            start = time.perf_counter()
+        x = torch.cat(pair).to(args.device, non_blocking=True)
+        with mixed_precision(resolve_precision("auto", args.device), args.device):
+            z = network(x)
+        optimizer.zero_grad()
+        nt_xent(*z.chunk(2)).backward()
+        optimizer.step()
+    synchronize(args.device)
+    return time.perf_counter() - start
+
+
+def peers_stage(args) -> None:
+    images, encoder, batch_size = training_images(args), encoder_of(args), batch_size_of(args)
+    part = images[: max(2 * batch_size, len(images) // 4)]
+    table = Table(
+        "gpu_peers",
+        f"An epoch of {len(images):,} images by other code, from {len(part):,}, "
+        f"{args.workers} workers",
+        machine(),
+        ["code", "seconds an epoch"],
+    )
+    network = nn.Sequential(encoder.build((3, 32, 32)), head_of(encoder))
+    seconds = seconds_of_plain_loop(network, part, batch_size, args) * len(images) / len(part)
+    table.add("a plain loop of torch's", f"{seconds:.1f}")
+    if find_spec("lightly"):
+        from peers import train_lightly
+
+        network, start = encoder.build((3, 32, 32)), time.perf_counter()
+        train_lightly(
+            network,
+            round(512 * encoder.width),
+            part,
+            n_epochs=1,
+            batch_size=batch_size,
+            n_workers=args.workers,
+            device=args.device.type,
+            precision=resolve_precision("auto", args.device),
+        )
+        seconds = (time.perf_counter() - start) * len(images) / len(part)
+        table.add("lightly", f"{seconds:.1f}")
+    else:
+        table.add("lightly", "not installed")
+    table.save(append=False)
+
+
+def training_images(args) -> np.ndarray:
+    X, y, _, _ = cifar10(args.data)
+    return subset(X, y, 64)[0] if args.small else X
+
+
+def encoder_of(args) -> ResNetEncoder:
+    return ResNetEncoder(width=1 / 16 if args.small else 1.0)
+
+
+def batch_size_of(args) -> int:
+    return 16 if args.small else 512
+
+
+def script(*words: str, sliced: bool = False):
+    """Make a stage of another script; a sliced one is told how many minutes it has."""
+
+    def stage(args) -> bool:
+        command = [sys.executable, str(HERE / words[0]), *words[1:]]
+        command = [word.format(data=args.data, out=args.out) for word in command]
+        if sliced:
+            # What is measured after the training takes its time too.
+            minutes = max(0.1, (args.end - time.monotonic() - args.after) / 60)
+            command += ["--minutes", f"{minutes:.2f}"]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        print(done.stdout, flush=True)
+        return "call again" not in done.stdout
+
+    return stage
+
+
+def stages(args) -> dict[str, tuple]:
+    """Name of each stage, what it runs, and the seconds that it needs at least."""
+    device, small = str(args.device), args.small
+    steps = ["4:4", "4:2"] if small else ["512:512", "4096:4096", "4096:512", "4096:128"]
+    quality = ["cifar10.py", "sgd", "--data", "{data}", "--no-fine-tuning"]
+    if small:
+        quality += ["--n-images", "64", "--n-test", "64", "--width", "0.0625"]
+        quality += ["--batch-size", "16"]
+    short, long = ("1", "2") if small else ("100", "500")
+    profiled = ["--batch-size", "8", "--steps", "1", "--epochs", "1"] if small else []
+    compared = ["--scale", "0.05", "--rounds", "1", "--batch-sizes", "8"]
+    compared = compared if small else ["--scale", "16"]
+    return {
+        "machine": (machine_stage, 20),
+        "views": (views_stage, 30),
+        "nt_xent": (nt_xent_stage, 40),
+        "training": (training_stage, 120),
+        "step_profile": (script("step_profile.py", "--device", device, *profiled), 60),
+        "peers": (peers_stage, 150),
+        "transform": (script("transform.py", "--device", device, *compared), 90),
+        "large_batch": (script("large_batch.py", "--device", device, "--steps", *steps), 150),
+        f"{short} epochs": (
+            script(*quality, "--epochs", short, "--state", "{out}/short.joblib", sliced=True),
+            args.after + 30,
+        ),
+        f"{long} epochs": (
+            script(*quality, "--epochs", long, "--state", "{out}/long.joblib", sliced=True),
+            args.after + 30,
+        ),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help=".npz file, or folder to download to")
+    parser.add_argument("--out", type=Path, default=Path("gpu_results"))
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--only", nargs="+", help="names of stages")
+    parser.add_argument("--workers", type=int, default=min(16, os.cpu_count()))
+    parser.add_argument("--small", action="store_true")
+    args = parser.parse_args()
+    if not torch.cuda.is_available() and not args.small:
+        sys.exit("torch sees no GPU here. Pass --small to try the suite in sizes that say nothing.")
+    args.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    args.end, args.after = time.monotonic() + 60 * args.minutes, 0 if args.small else 120
+    args.out.mkdir(parents=True, exist_ok=True)
+    os.environ["BENCHMARK_RESULTS"] = str(args.out.resolve())
+    record = args.out / "done.json"
+    done = json.loads(record.read_text()) if record.exists() else []
+    todo = {name: stage for name, stage in stages(args).items() if name not in done}
+    for name, (stage, seconds) in todo.items():
+        if args.only and name not in args.only:
+            continue
+        if time.monotonic() + (0 if args.small else seconds) > args.end:
+            print(f"No time is left for {name!r}.")
+            break
+        try:
+            if stage(args) is not False:
+                done.append(name)
+                record.write_text(json.dumps(done))
+        except Exception:  # the other stages are worth the time all the same
+            traceback.print_exc()
+    tables = [path for path in sorted(args.out.glob("*.md")) if path.name != "gpu_suite.md"]
+    (args.out / "gpu_suite.md").write_text("".join(path.read_text() for path in tables))
+    left = [name for name in stages(args) if name not in done]
+    print(f"Call again for: {', '.join(left)}." if left else "All is done.")
+
+
+if __name__ == "__main__":
+    main()
