@@ -737,7 +737,7 @@ DOES_NOT = {
     "optimizer": ["adamw"],
     "augmentation": ["auto", AffineAugmentation()],
     "encoder": [ConvNetEncoder(n_layers=2, width=4)],
-    "learning_rate": [0.002],
+    "learning_rate": [0.004],
     "weight_decay": [1e-4],
 }
 
