@@ -18,6 +18,7 @@ from torch import distributed as dist
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sklearn_simclr._batch_norm import update_statistics
 from sklearn_simclr._workers import is_worker
 
 _PATIENCE = timedelta(minutes=30)  # how long the others may take to reach the same point
@@ -343,13 +344,7 @@ def _normalise(norm: _BatchNorm, world: World, x: Tensor) -> Tensor:
     norm._check_input_dim(x)
     y, mean, var, count = _GlobalBatchNorm.apply(x, norm.weight, norm.bias, norm.eps, world)
     if norm.training and norm.running_mean is not None:
-        norm.num_batches_tracked.add_(1)
-        momentum = norm.momentum
-        if momentum is None:
-            momentum = 1 / float(norm.num_batches_tracked)
-        norm.running_mean.lerp_(mean.to(norm.running_mean), momentum)
-        unbiased = var * (count / (count - 1))
-        norm.running_var.lerp_(unbiased.to(norm.running_var), momentum)
+        update_statistics(norm, mean, var, count)
     return y
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sklearn_simclr._batch_norm import quick_batch_norm
 from sklearn_simclr._data import Samples, batch_shape, shuffled_batches
 from sklearn_simclr._device import (
     cpu_generator,
@@ -207,6 +208,7 @@ def train(
             with (
                 global_draws(views.draws_globally, derived_seed(seed, *stream), samples.device),
                 global_batch_norm(network, world),
+                quick_batch_norm(network),
             ):
                 loss, largest = _train_epoch(
                     network,

@@ -37,6 +37,7 @@ LAYERS = (
     {"_composition", "_pixel_cache", "_view_parts"},
     {
         "_allocator",
+        "_batch_norm",
         "_decoding",
         "_kernels",
         "_log_sums",
