@@ -71,7 +71,7 @@ print(f"{source}: {len(X_train):,} images to learn from, {len(X_test):,} to test
 
 history = MeasureHistory(X_test[:500], y_test[:500], scoring="knn", every=max(1, epochs // 6))
 simclr = SimCLRTransformer(
-    encoder, temperature=0.2, batch_size=batch_size, max_epochs=epochs, random_state=0, verbose=1
+    encoder, batch_size=batch_size, max_epochs=epochs, random_state=0, verbose=1
 )
 simclr.set_callbacks(history).fit(X_train)
 

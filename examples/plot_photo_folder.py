@@ -72,7 +72,6 @@ simclr = SimCLRTransformer(
     augmentation=SimCLRAugmentation(crop_scale=(0.3, 1), color_strength=1),
     batch_size=64,
     max_epochs=25,
-    temperature=0.2,
     cache_dir=Path(temporary.name) / "cache",
     on_bad_files="skip",
     n_jobs=2,  # threads that decode

@@ -32,6 +32,7 @@ _OF_A_TRAINING = (
     "optimizer_name_",
     "pixel_range_",
     "scale_",
+    "temperature_",
     "weight_decay_",
 )
 

@@ -114,8 +114,9 @@ class SimCLRTransformer(
         :mod:`sklearn_simclr.losses`; or a callable that maps the projections z1, z2 of two views,
         each (n, projection_dim), to a scalar, and is given `temperature` as well if it has a
         parameter of that name. Only "supcon" reads y.
-    temperature : float, default=0.5
-        Divisor of the cosine similarities in the loss, > 0; "margin_triplet" has none.
+    temperature : float, default="auto"
+        Divisor of the cosine similarities in the loss, > 0; "margin_triplet" has none. "auto" is
+        0.2 for "nt_xent" on images of several channels, and 0.5 otherwise.
     optimizer : {"auto", "adamw", "sgd", "lars"}, default="auto"
         "auto" is "adamw".
     learning_rate : float, default="auto"
@@ -186,7 +187,7 @@ class SimCLRTransformer(
         Mean and standard deviation of the channels, with pixels in [0, 1], or of the features.
     encoder_name_, augmentation_name_, optimizer_name_ : str
         What was used, with "auto" resolved.
-    learning_rate_, weight_decay_ : float
+    temperature_, learning_rate_, weight_decay_ : float
         What was used, with "auto" resolved.
 
     References
@@ -219,7 +220,7 @@ class SimCLRTransformer(
         "projection_layers": [Options(Integral, {0, 1, 2, 3})],
         "output_layer": [Options(Integral, {0, 1, 2, 3})],
         "loss": [StrOptions(set(LOSSES)), callable],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "temperature": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "optimizer": [StrOptions({"auto", "adamw", "sgd", "lars"})],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
@@ -252,7 +253,7 @@ class SimCLRTransformer(
         projection_layers=2,
         output_layer=0,
         loss="nt_xent",
-        temperature=0.5,
+        temperature="auto",
         optimizer="auto",
         learning_rate="auto",
         weight_decay="auto",
@@ -629,7 +630,7 @@ class SimCLRTransformer(
         """Do everything that can go wrong before the training starts."""
         _check_output_layer(self.output_layer, self.projection_layers)
         samples = read_samples(self, X, reset=not continuing, min_samples=2)
-        objective = self._objective(y, len(samples))
+        objective = self._objective(y, samples)
         check_agreement(world, samples, lambda: self._facts(objective, samples, continuing))
         if continuing:
             self._check_unchanged()
@@ -678,9 +679,10 @@ class SimCLRTransformer(
             "the precision": str(resolve_precision(self.precision, samples.device)),
         }
 
-    def _objective(self, y, n_samples: int) -> Objective:
+    def _objective(self, y, samples: Samples) -> Objective:
         """Make the loss, with the labels of the samples if it reads them."""
-        loss, labels = resolve_loss(self.loss, self.temperature), None
+        temperature = self._temperature(samples)
+        loss, labels = resolve_loss(self.loss, temperature), None
         if self.__sklearn_tags__().target_tags.required:
             if y is None:
                 raise ValueError(
@@ -688,8 +690,15 @@ class SimCLRTransformer(
                     f"loss={self.loss!r} learns from labels. Pass y, with -1 where there is no "
                     "label, or choose another loss."
                 )
-            labels = torch.from_numpy(read_labels(y, n_samples)[1])
-        return Objective(loss, labels, f"loss={self.loss!r}, temperature={self.temperature}")
+            labels = torch.from_numpy(read_labels(y, len(samples))[1])
+        return Objective(loss, labels, f"loss={self.loss!r}, temperature={temperature}")
+
+    def _temperature(self, samples: Samples) -> float:
+        """Resolve the temperature."""
+        if self.temperature != "auto":
+            return float(self.temperature)
+        has_colours = samples.image_shape is not None and samples.image_shape[-1] > 1
+        return 0.2 if has_colours and self.loss == "nt_xent" else 0.5
 
     def _check_unchanged(self) -> None:
         """Refuse to go on with a model whose parameters now ask for another network."""
@@ -750,6 +759,7 @@ class SimCLRTransformer(
             "_moments": None,
             "augmentation_name_": _name(augmentation),
             "optimizer_name_": optimizer,
+            "temperature_": self._temperature(samples),
             "learning_rate_": float(learning_rate),
             "weight_decay_": float(weight_decay),
         }
@@ -831,7 +841,6 @@ class SimCLRTransformer(
         """Return the parameters that a training depends on and no fitted attribute holds."""
         return {
             "loss": self.loss,
-            "temperature": float(self.temperature),
             "batch_size": int(self.batch_size),
             "max_epochs": int(self.max_epochs),
             "precision": self.precision,

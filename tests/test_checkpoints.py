@@ -733,7 +733,7 @@ DOES_NOT = {
     "checkpoint_dir": ["elsewhere"],
     "warm_start": [True],
     "random_state": [np.int64(0)],
-    "temperature": [np.float32(0.5)],
+    "temperature": [0.5, np.float32(0.5)],
     "optimizer": ["adamw"],
     "augmentation": ["auto", AffineAugmentation()],
     "encoder": [ConvNetEncoder(n_layers=2, width=4)],

@@ -278,6 +278,7 @@ def test_fitted_attributes(simclr, digits):
     assert model.encoder_name_ == "ConvNetEncoder(n_layers=2, width=4)"
     assert model.augmentation_name_ == "AffineAugmentation()"
     assert model.optimizer_name_ in DEFAULT_WEIGHT_DECAY
+    assert model.temperature_ == 0.5
     assert model.learning_rate_ == default_learning_rate(model.optimizer_name_, 16)
     assert model.weight_decay_ == DEFAULT_WEIGHT_DECAY[model.optimizer_name_]
     # Statistics of the channel, with pixels brought from 0..16 to [0, 1].
@@ -291,6 +292,7 @@ def test_fitted_attributes_of_vectors(simclr, vectors):
     assert model.image_shape_ is None and model.pixel_range_ is None
     assert model.encoder_name_ == "MLPEncoder()"
     assert model.augmentation_name_ == "FeatureCorruption(rate=0.4)"
+    assert model.temperature_ == 0.5
     assert model.learning_rate_ == default_learning_rate("sgd", 16)
     assert model.weight_decay_ == 0.25
     assert_allclose(model.mean_, vectors.mean(0), rtol=1e-5)
@@ -989,6 +991,17 @@ def test_a_callable_loss_equals_the_named_one(simclr, digits, loss):
     images, _ = digits
     expected = simclr(loss="dcl").fit(images).transform(images)
     assert_array_equal(simclr(loss=loss).fit(images).transform(images), expected)
+
+
+@pytest.mark.parametrize(("loss", "temperature"), [("nt_xent", 0.2), ("dcl", 0.5), (nt_xent, 0.5)])
+def test_the_temperature_for_photographs(simclr, photos, loss, temperature):
+    images, _ = photos
+    model = simclr(loss=loss).fit(images)
+    assert model.temperature_ == temperature
+    told = simclr(loss=loss, temperature=temperature).fit(images)
+    assert_array_equal(model.transform(images), told.transform(images))
+    other = simclr(loss=loss, temperature=0.3).fit(images)
+    assert other.temperature_ == 0.3 and other.loss_ != told.loss_
 
 
 def test_a_callable_loss_gets_the_temperature_if_it_takes_it(simclr, digits):

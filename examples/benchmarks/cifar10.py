@@ -40,6 +40,7 @@ def recipe(name: str, width: float, batch_size: int | None) -> SimCLRTransformer
         return SimCLRTransformer(
             ResNetEncoder(50, width=width),
             augmentation=SimCLRAugmentation(color_strength=0.5),
+            temperature=0.5,
             optimizer="lars",
             learning_rate=scaled_learning_rate(batch_size, base=1.0),
             weight_decay=1e-6,
@@ -50,6 +51,7 @@ def recipe(name: str, width: float, batch_size: int | None) -> SimCLRTransformer
         return SimCLRTransformer(
             ResNetEncoder(width=width),
             augmentation=SimCLRAugmentation(crop_scale=(0.2, 1.0), grayscale_p=0.1),
+            temperature=0.5,
             optimizer="sgd",
             learning_rate=scaled_learning_rate(batch_size, base=0.06),
             batch_size=batch_size,
