@@ -22,8 +22,8 @@ def quick_batch_norm(network: nn.Module) -> Iterator[None]:
 
     On maps with the channels last, torch computes few channels one value at a time, and its threads
     write to the same lines of the cache: eight channels take five times as long as they have to,
-    a fifth of the step of a ResNet of an eighth of the width. The network's modules, parameters and buffers stay what
-    they are, and so does what they compute, but for rounding.
+    a fifth of the step of a ResNet of an eighth of the width. The network's modules, parameters and
+    buffers stay what they are, and so does what they compute, but for rounding.
     """
     norms = [module for module in network.modules() if _is_slow(module)]
     try:

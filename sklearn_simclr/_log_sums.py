@@ -1,5 +1,6 @@
 """Sums over all pairs of views, in tiles, without the matrix of all similarities."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -72,16 +73,20 @@ def log_sums(z: Tensor, bound: float, *, with_positives: bool = True) -> Tensor:
     tensor([1.0986, 1.0986, 1.0986, 1.0986])
     """
     n = len(z) // 2
-    return _LogSums.apply(z, bound, (0,) if with_positives else (0, n, -n))
+    left_out = (0,) if with_positives else (0, n, -n)
+    return _Log2Sums.apply(z / math.log(2) ** 0.5, bound, left_out) * math.log(2)
 
 
-class _LogSums(torch.autograd.Function):
-    """`log_sums`, but for the diagonals `left_out` of the matrix of all products."""
+class _Log2Sums(torch.autograd.Function):
+    """log2 of sums of 2 to the products, but for the diagonals `left_out` of their matrix.
+
+    On CPUs torch computes powers of 2 three times as fast as those of e.
+    """
 
     @staticmethod
     def forward(ctx, z: Tensor, bound: float, left_out: tuple[int, ...]) -> Tensor:
         is_relative = bound > _HARMLESS
-        # The largest product of each row so far, and the sum of exp(product - largest): (2n,) each.
+        # Of each row the largest product so far, and the sum of 2 ** (product - largest): (2n,).
         top = z.new_full((len(z),), torch.finfo(z.dtype).min if is_relative else 0)
         total = torch.zeros_like(top)
         for rows, columns, products, spare in _tiles(z, left_out):
@@ -90,12 +95,12 @@ class _LogSums(torch.autograd.Function):
                 if rows != columns:
                     _absorb(products, 0, top[columns], total[columns], products)
             else:
-                total[rows] += products.exp_().sum(1)
+                total[rows] += products.exp2_().sum(1)
                 if rows != columns:
                     total[columns] += products.sum(0)
         ctx.save_for_backward(z, top, total)
         ctx.is_relative, ctx.left_out = is_relative, left_out
-        return top + total.log()
+        return top + total.log2()
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -110,12 +115,12 @@ class _LogSums(torch.autograd.Function):
         for rows, columns, products, spare in _tiles(z, ctx.left_out):
             # What the product of i and k adds to the sum of i, and what to that of k.
             if ctx.is_relative:
-                slope = torch.sub(products, top[rows, None], out=spare).exp_()
+                slope = torch.sub(products, top[rows, None], out=spare).exp2_()
                 slope.mul_(weight[rows, None])
-                slope.addcmul_(products.sub_(top[columns]).exp_(), weight[columns])
+                slope.addcmul_(products.sub_(top[columns]).exp2_(), weight[columns])
             else:
                 slope = torch.add(weight[rows, None], weight[columns], out=spare)
-                slope.mul_(products.exp_())
+                slope.mul_(products.exp2_())
             dz[rows].addmm_(slope, z[columns])
             if rows != columns:
                 dz[columns].addmm_(slope.T, z[rows])
@@ -142,10 +147,10 @@ def _tiles(z: Tensor, left_out: tuple[int, ...]) -> Iterator[tuple[slice, slice,
 
 
 def _absorb(products: Tensor, dim: int, top: Tensor, total: Tensor, out: Tensor) -> None:
-    """Add the sum of exp(products) over `dim` to `total`, relative to `top`, which may rise."""
+    """Add the sum of 2 ** products over `dim` to `total`, relative to `top`, which may rise."""
     risen = torch.maximum(top, products.amax(dim))
-    terms = torch.sub(products, risen.unsqueeze(dim), out=out).exp_()
-    total.mul_(top.sub_(risen).exp_()).add_(terms.sum(dim))
+    terms = torch.sub(products, risen.unsqueeze(dim), out=out).exp2_()
+    total.mul_(top.sub_(risen).exp2_()).add_(terms.sum(dim))
     top.copy_(risen)
 
 
