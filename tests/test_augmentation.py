@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.base import clone
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
@@ -36,6 +37,11 @@ from sklearn_simclr.augmentation import (
 
 IMAGE_AUGMENTATIONS = (SimCLRAugmentation(), AffineAugmentation())
 STILL = {"crop_scale": (1.0, 1.0), "flip_p": 0, "color_p": 0, "grayscale_p": 0, "blur_p": 0}
+BYTES = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+RESIZES_BYTES = torch.equal(
+    tv.resize(BYTES, [5, 7], antialias=True),
+    F.interpolate(BYTES, (5, 7), mode="bilinear", antialias=True),
+)
 TV_COLOR = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 
 
@@ -148,7 +154,13 @@ def test_crops_of_bytes_equal_torchvision(shape, channels_last):
 
     actual = resized_crop(images, *box, params["flip"], (40, 44))
     assert actual.dtype == torch.float32
-    assert_close(actual, per_sample(expected, images, *box, params["flip"]))
+    # On some processors torchvision 0.23 resizes bytes as floats and rounds: up to a level apart.
+    is_exact = not is_large or RESIZES_BYTES
+    assert_close(
+        actual,
+        per_sample(expected, images, *box, params["flip"]),
+        atol=2e-5 if is_exact else 1 / 255 + 2e-5,
+    )
 
 
 @pytest.mark.parametrize(

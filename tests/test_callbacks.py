@@ -74,7 +74,7 @@ class Scripted:
 
 def temperature_score(estimator, X, y=None):
     """Fall with the epochs at a low temperature and rise at a high one."""
-    return estimator.n_iter_ * (estimator.temperature - 0.3)
+    return estimator.n_iter_ * (estimator.temperature_ - 0.3)
 
 
 @pytest.fixture
