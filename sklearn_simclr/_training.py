@@ -25,7 +25,9 @@ from sklearn_simclr._views import Views, is_view_of, refusal_of
 from sklearn_simclr.losses import full_precision
 
 _EVALUATED_ROWS = 256  # at a time, at most
-_EVALUATED_PIXELS = 2**15  # on a CPU, whose caches then hold most of what a layer passes on
+# On a CPU as many as the first convolution makes this many values of, within bounds: the caches
+# then hold most of what a layer passes on. By measurement of ResNets and small networks.
+_EVALUATED_VALUES, _LEAST_ROWS, _MOST_ROWS = 2**21, 8, 128
 _COMPARED_ROWS = 64  # between processes
 _EPOCH_STREAM, _SCORE_STREAM = 1, 2  # what a seed is derived for
 
@@ -327,7 +329,7 @@ def encode(
     network.eval()
     n, is_shared = len(samples), len(samples) >= world.size
     rows = torch.arange(n)[world.share(n)] if is_shared else torch.arange(n)
-    indices = rows.split(_rows_at_a_time(samples, image_size))
+    indices = rows.split(_rows_at_a_time(network, samples, image_size))
     represent = in_halves(lambda batch: network.represent(_whole(batch, image_size), output_layer))
     features, start = None, 0
     for batch in samples.batches(indices):
@@ -339,11 +341,14 @@ def encode(
     return world.rows_of_all(features, n) if is_shared else features
 
 
-def _rows_at_a_time(samples: Samples, image_size: int | None) -> int:
-    if samples.image_shape is None or samples.device.type != "cpu":
+def _rows_at_a_time(network: SimCLRNetwork, samples: Samples, image_size: int | None) -> int:
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first = next(convolutions, None)
+    if first is None or samples.image_shape is None or samples.device.type != "cpu":
         return _EVALUATED_ROWS
     n_pixels = image_size**2 if image_size else math.prod(samples.image_shape[:2])
-    return min(max(16, _EVALUATED_PIXELS // n_pixels), _EVALUATED_ROWS)
+    n_values = first.out_channels * n_pixels // math.prod(first.stride)
+    return min(max(_LEAST_ROWS, _EVALUATED_VALUES // max(1, n_values)), _MOST_ROWS)
 
 
 def encode_views(

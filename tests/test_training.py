@@ -24,7 +24,7 @@ from sklearn_simclr.augmentation import (
     FeatureCorruption,
     SimCLRAugmentation,
 )
-from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder
+from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder, ResNetEncoder
 from sklearn_simclr.losses import nt_xent, resolve_loss
 from sklearn_simclr.optim import make_optimizer
 
@@ -498,6 +498,29 @@ def test_encode_brings_images_to_the_size_of_the_views():
     x = resize(samples.batch(torch.arange(5)), 12)
     expected = ((x - network.mean) / network.scale).flatten(1)
     np.testing.assert_allclose(features, expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("samples", "encoder", "image_size", "size"),
+    [
+        (image_samples(n=300), ConvNetEncoder(4), None, 128),  # the most
+        (image_samples(n=70, side=32), ConvNetEncoder(64), None, 32),
+        (image_samples(n=20, side=4), ConvNetEncoder(64), 64, 8),
+        (image_samples(n=12, side=64), ResNetEncoder(width=2, stem="small"), 64, 8),  # the least
+        (image_samples(n=40, side=64, channels=3), ResNetEncoder(width=1, stem="large"), None, 32),
+        (image_samples(n=300), MLPEncoder(4), None, 256),
+        (vector_samples(n=300), None, None, 256),
+    ],
+    ids=["few values", "more", "image size", "many", "stride", "no convolution", "vectors"],
+)
+def test_how_many_rows_are_encoded_at_a_time(samples, encoder, image_size, size):
+    shape = samples.input_shape
+    if image_size:
+        shape = (shape[0], image_size, image_size)
+    network, seen = make_network(samples, encoder, input_shape=shape), []
+    network.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    assert encode(network, samples, image_size, 0, CPU).shape == (len(samples), network.n_features)
+    assert seen[0] == size and sum(seen) == len(samples)
 
 
 @pytest.mark.parametrize("augmentation", [FeatureCorruption(), global_noise])
