@@ -6,32 +6,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Up to how many bytes the matrix is made whole, and how many rows and columns of it a tile has. On
-# CPUs by measurement: the matrix is the faster way up to 512 images; two tiles stay in the cache,
-# and yet there is enough in one for several threads. Elsewhere by what the memory bears; large
-# tiles keep thousands of cores at work.
-_ON_CPU, _ELSEWHERE = (2**22, 1024), (2**28, 4096)
+# Up to how many bytes all tiles are kept for the gradient, and how many rows and columns one has.
+# On CPUs by measurement: two tiles stay in the cache, and yet there is enough in one for several
+# threads. Elsewhere by what the memory bears; large tiles keep thousands of cores at work.
+_ON_CPU, _ELSEWHERE = (2**26, 640), (2**28, 4096)
 # exp(-40), sums of exp(40) and the ratios of such sums are all normal numbers in float32.
 _HARMLESS = 40
-
-
-def fits_matrix(z: Tensor) -> bool:
-    """Whether the products of all rows of z (m, d) are few enough for one matrix (m, m).
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sklearn_simclr._log_sums import fits_matrix
-    >>> fits_matrix(torch.empty(512, 128)), fits_matrix(torch.empty(2048, 128))
-    (True, False)
-    """
-    return len(z) ** 2 * z.element_size() <= _limits(z)[0]
 
 
 def log_sums(z: Tensor, bound: float, *, with_positives: bool = True) -> Tensor:
     """Log of the sum of exp(z_i . z_k) over all views k but i itself, for each view i.
 
-    It takes memory for z a few times, however many rows that has.
+    Beyond what is kept of few rows, it takes memory for z a few times, however many rows that has.
 
     Parameters
     ----------
@@ -46,19 +32,14 @@ def log_sums(z: Tensor, bound: float, *, with_positives: bool = True) -> Tensor:
     Returns
     -------
     Tensor of shape (2n,)
-        It can be differentiated once.
-
-    Raises
-    ------
-    RuntimeError
-        By its gradient if that is asked for with ``create_graph=True``.
 
     Notes
     -----
     As in [1]_, the products are made tile by tile, each row keeps its largest so far and its sum
-    relative to that, and the gradient makes the tiles anew. With a small bound no exponential is
-    out of range, and sums need not be relative. The products are symmetric, so that the tiles on
-    and above the diagonal are enough.
+    relative to that, and the gradient makes the tiles anew, unless they take little memory. With a
+    small bound no exponential is out of range, and sums need not be relative. The products are
+    symmetric, so that the tiles on and above the diagonal are enough. A gradient that is to be
+    differentiated itself is computed from the whole matrix.
 
     References
     ----------
@@ -89,61 +70,78 @@ class _Log2Sums(torch.autograd.Function):
         # Of each row the largest product so far, and the sum of 2 ** (product - largest): (2n,).
         top = z.new_full((len(z),), torch.finfo(z.dtype).min if is_relative else 0)
         total = torch.zeros_like(top)
-        for rows, columns, products, spare in _tiles(z, left_out):
+        is_kept = ctx.needs_input_grad[0] and not is_relative
+        kept = _room_for_all(z) if is_kept else z.new_empty(0)
+        for rows, columns, tile, spare in _tiles(z, kept):
+            _multiply(z, rows, columns, left_out, out=tile)
             if is_relative:
-                _absorb(products, 1, top[rows], total[rows], spare)
+                _absorb(tile, 1, top[rows], total[rows], spare)
                 if rows != columns:
-                    _absorb(products, 0, top[columns], total[columns], products)
+                    _absorb(tile, 0, top[columns], total[columns], spare)
             else:
-                total[rows] += products.exp2_().sum(1)
+                total[rows] += tile.exp2_().sum(1)
                 if rows != columns:
-                    total[columns] += products.sum(0)
-        ctx.save_for_backward(z, top, total)
+                    total[columns] += tile.sum(0)
+        ctx.save_for_backward(z, top, total, kept)
         ctx.is_relative, ctx.left_out = is_relative, left_out
         return top + total.log2()
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        z, top, total = ctx.saved_tensors
-        if torch.is_grad_enabled():  # once_differentiable would let a second derivative be wrong
-            raise RuntimeError(
-                f"The loss of {len(z) // 2} images can be differentiated once, not with "
-                "create_graph=True; smaller batches can."
-            )
+        z, top, total, kept = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated too
+            sums = _of_matrix(z, ctx.left_out)
+            return *torch.autograd.grad(sums, z, gradient, create_graph=True), None, None
         weight = gradient / total  # (2n,)
         dz = torch.zeros_like(z)
-        for rows, columns, products, spare in _tiles(z, ctx.left_out):
+        for rows, columns, tile, slope in _tiles(z, kept):
+            if not len(kept):
+                _multiply(z, rows, columns, ctx.left_out, out=tile)
             # What the product of i and k adds to the sum of i, and what to that of k.
             if ctx.is_relative:
-                slope = torch.sub(products, top[rows, None], out=spare).exp2_()
-                slope.mul_(weight[rows, None])
-                slope.addcmul_(products.sub_(top[columns]).exp2_(), weight[columns])
+                torch.sub(tile, top[rows, None], out=slope).exp2_().mul_(weight[rows, None])
+                slope.addcmul_(tile.sub_(top[columns]).exp2_(), weight[columns])
             else:
-                slope = torch.add(weight[rows, None], weight[columns], out=spare)
-                slope.mul_(products.exp2_())
+                torch.add(weight[rows, None], weight[columns], out=slope)
+                slope.mul_(tile if len(kept) else tile.exp2_())
             dz[rows].addmm_(slope, z[columns])
             if rows != columns:
                 dz[columns].addmm_(slope.T, z[rows])
         return dz, None, None
 
 
-def _tiles(z: Tensor, left_out: tuple[int, ...]) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Yield rows, columns, their products (r, c), -inf where left out, and a spare tile (r, c).
+def _room_for_all(z: Tensor) -> Tensor:
+    """Memory for all tiles, or for none of them if they take too much."""
+    most_bytes, edge = _limits(z)
+    n_spans = -(-len(z) // edge)
+    shape = n_spans * (n_spans + 1) // 2, min(edge, len(z)) ** 2
+    return z.new_empty(shape if math.prod(shape) * z.element_size() <= most_bytes else 0)
 
-    The next tile overwrites both: fresh memory would take longer to get than to fill. Autocast
-    leaves alone what is written to memory at hand, here and in the gradient.
+
+def _tiles(z: Tensor, kept: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """Yield rows, columns, their tile (r, c) and a spare one, on and above the diagonal.
+
+    What is not kept is overwritten by the next: fresh memory would take longer to get than to fill.
+    Autocast leaves alone what is written to memory at hand, here and in the gradient.
     """
     edge = min(_limits(z)[1], len(z))
     room = z.new_empty(2, edge * edge)
     spans = [slice(start, min(start + edge, len(z))) for start in range(0, len(z), edge)]
-    for i, rows in enumerate(spans):
-        for columns in spans[i:]:
-            shape = rows.stop - rows.start, columns.stop - columns.start
-            products, spare = (tile[: shape[0] * shape[1]].view(shape) for tile in room)
-            torch.mm(z[rows], z[columns].T, out=products)
-            for diagonal in left_out:
-                products.diagonal(diagonal + rows.start - columns.start).fill_(-torch.inf)
-            yield rows, columns, products, spare
+    pairs = [(rows, columns) for i, rows in enumerate(spans) for columns in spans[i:]]
+    for number, (rows, columns) in enumerate(pairs):
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        own = kept[number] if len(kept) else room[0]
+        tile, spare = (values[: shape[0] * shape[1]].view(shape) for values in (own, room[1]))
+        yield rows, columns, tile, spare
+
+
+def _multiply(
+    z: Tensor, rows: slice, columns: slice, left_out: tuple[int, ...], out: Tensor
+) -> None:
+    """Make the products (r, c) of rows and columns, -inf where left out."""
+    torch.mm(z[rows], z[columns].T, out=out)
+    for diagonal in left_out:
+        out.diagonal(diagonal + rows.start - columns.start).fill_(-torch.inf)
 
 
 def _absorb(products: Tensor, dim: int, top: Tensor, total: Tensor, out: Tensor) -> None:
@@ -152,6 +150,15 @@ def _absorb(products: Tensor, dim: int, top: Tensor, total: Tensor, out: Tensor)
     terms = torch.sub(products, risen.unsqueeze(dim), out=out).exp2_()
     total.mul_(top.sub_(risen).exp2_()).add_(terms.sum(dim))
     top.copy_(risen)
+
+
+def _of_matrix(z: Tensor, left_out: tuple[int, ...]) -> Tensor:
+    """Return the same from the whole matrix, which can be differentiated as often as one likes."""
+    with torch.autocast(z.device.type, enabled=False):
+        products = z @ z.T
+    for diagonal in left_out:
+        products.diagonal(diagonal).fill_(-torch.inf)
+    return torch.logsumexp(products * math.log(2), 1) / math.log(2)
 
 
 def _limits(z: Tensor) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sklearn_simclr._log_sums import fits_matrix, log_sums
+from sklearn_simclr._log_sums import log_sums
 
 __all__ = ["dcl", "margin_triplet", "nt_logistic", "nt_xent", "supcon"]
 
@@ -44,9 +44,10 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     Equation 1 and Algorithm 1 of [1]_. Similarities are computed outside autocast: with a
     temperature of 0.01 bfloat16 would keep one digit of them.
 
-    Memory is linear in n. Once the (2n, 2n) similarities take more than 4 MiB on a CPU, or 256 MiB
-    on another device, they are computed in tiles and not kept, and computed anew for the gradient,
-    as in [2]_. The loss is the same but for rounding, and can then be differentiated only once.
+    Memory is linear in n. The (2n, 2n) similarities are computed in tiles, as in [2]_. Half of them
+    are kept for the gradient as long as that takes no more than 64 MiB on a CPU, or 256 MiB on
+    another device; beyond, none, and they are computed anew. Only a gradient that is to be
+    differentiated itself, ``create_graph=True``, takes the whole matrix.
 
     References
     ----------
@@ -65,11 +66,7 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     >>> print(f"{nt_xent(z, z.roll(1, 0), temperature=0.1):.4f}")  # none found
     10.0003
     """
-    z = _unit_views(z1, z2)
-    if not fits_matrix(z):
-        return _tiled_nt_xent(z, temperature)
-    similarity = _similarities(z)
-    return F.cross_entropy(similarity / temperature, _other_views(similarity))
+    return _cross_entropy(z1, z2, temperature, with_positives=True)
 
 
 def nt_logistic(
@@ -235,11 +232,7 @@ def dcl(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     >>> print(f"{dcl(z, z, temperature=0.5):.4f}")  # ln 6 - 1 / 0.5
     -0.2082
     """
-    z = _unit_views(z1, z2)
-    if not fits_matrix(z):
-        return _tiled_nt_xent(z, temperature, with_positives=False)
-    positive, negatives = _positives_and_negatives(z)
-    return ((negatives / temperature).logsumexp(1) - positive / temperature).mean()
+    return _cross_entropy(z1, z2, temperature, with_positives=False)
 
 
 def supcon(z1: Tensor, z2: Tensor, labels: Tensor, *, temperature: float = 0.5) -> Tensor:
@@ -338,9 +331,9 @@ def _positives_and_negatives(z: Tensor) -> tuple[Tensor, Tensor]:
     return similarity.gather(1, other).squeeze(1), similarity.scatter(1, other, -torch.inf)
 
 
-def _tiled_nt_xent(z: Tensor, temperature: float, *, with_positives: bool = True) -> Tensor:
-    """NT-Xent of views (2n, d), with or without the positives in the denominators, in tiles."""
-    z = z / temperature**0.5  # the products of which are the logits
+def _cross_entropy(z1: Tensor, z2: Tensor, temperature: float, *, with_positives: bool) -> Tensor:
+    """NT-Xent, with or without the positives in the denominators."""
+    z = _unit_views(z1, z2) / temperature**0.5  # the products of which are the logits
     z1, z2 = z.chunk(2)
     sums = log_sums(z, bound=1 / temperature, with_positives=with_positives)  # (2n,)
     return (sums.view(2, -1) - (z1 * z2).sum(1)).mean()

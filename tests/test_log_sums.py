@@ -2,15 +2,22 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklearn_simclr import _log_sums
-from sklearn_simclr._log_sums import fits_matrix, log_sums
+from sklearn_simclr._log_sums import log_sums
 
 
 @pytest.fixture(params=[1, 2, 3, 4, 10, 100])
-def edge(request, monkeypatch):
+def edge(request, monkeypatch, are_kept):
     """Rows and columns of a tile."""
-    monkeypatch.setattr(_log_sums, "_ON_CPU", (0, request.param))
+    monkeypatch.setattr(_log_sums, "_ON_CPU", (2**20 if are_kept else 0, request.param))
+    return request.param
+
+
+@pytest.fixture(params=[True, False], ids=["kept", "anew"])
+def are_kept(request):
+    """Whether the tiles are kept for the gradient."""
     return request.param
 
 
@@ -77,18 +84,34 @@ def test_gradient_can_be_asked_for_again(edge):
     assert torch.equal(first, second)
 
 
-def test_second_derivative_is_refused(edge):
+@pytest.mark.parametrize("bound", [40, 41])
+@pytest.mark.parametrize("with_positives", [True, False])
+def test_gradient_can_be_differentiated(edge, with_positives, bound):
     z = views(3).requires_grad_()
-    with pytest.raises(RuntimeError, match="3 images can be differentiated once"):
-        torch.autograd.grad(log_sums(z, 40).sum(), z, create_graph=True)
+    assert torch.autograd.gradgradcheck(
+        lambda z: log_sums(z, bound, with_positives=with_positives), z
+    )
 
 
-@pytest.mark.parametrize("dtype, most", [(torch.float32, 1024), (torch.float64, 724)])
-def test_matrix_fits_by_its_bytes(dtype, most):
-    assert fits_matrix(torch.empty(most, 2, dtype=dtype))
-    assert not fits_matrix(torch.empty(most + 1, 2, dtype=dtype))
+class Products(TorchDispatchMode):
+    """Counts the products of matrices that are made anew, rather than added to others."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += function is torch.ops.aten.mm.out
+        return function(*args, **kwargs or {})
 
 
-def test_other_devices_have_limits_of_their_own():
-    assert fits_matrix(torch.empty(8192, 2, device="meta"))
-    assert not fits_matrix(torch.empty(8193, 2, device="meta"))
+# Of 12 views there are 3 * 3 tiles of 4 * 4, and 6 of them on and above the diagonal.
+@pytest.mark.parametrize(
+    "most_bytes, bound, n_products",
+    [(6 * 4**2 * 8, 40, 6), (6 * 4**2 * 8 - 1, 40, 12), (6 * 4**2 * 8, 41, 12)],
+)
+def test_tiles_are_kept_up_to_a_number_of_bytes(monkeypatch, most_bytes, bound, n_products):
+    monkeypatch.setattr(_log_sums, "_ON_CPU", (most_bytes, 4))
+    with Products() as products:
+        log_sums(views(6).requires_grad_(), bound).sum().backward()
+    assert products.n == n_products

@@ -281,10 +281,10 @@ def test_nt_xent_is_half_of_the_sum_of_two_directions():
 with_each_tiled_loss = pytest.mark.parametrize("loss", [nt_xent, dcl])
 
 
-@pytest.fixture
-def tiles_of(monkeypatch):
-    """Make tiles of a number of rows and columns, however few the views."""
-    return lambda edge: monkeypatch.setattr(_log_sums, "_ON_CPU", (0, edge))
+@pytest.fixture(params=[2**20, 0], ids=["kept", "anew"])
+def tiles_of(request, monkeypatch):
+    """Make tiles of a number of rows and columns, which are kept for the gradient or made anew."""
+    return lambda edge: monkeypatch.setattr(_log_sums, "_ON_CPU", (request.param, edge))
 
 
 def value_and_gradients(loss, z1, z2, **options):
@@ -313,13 +313,12 @@ def test_gradient_of_tiles_equals_finite_differences(tiles_of, loss):
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.025, 0.1, 0.5])
-@pytest.mark.parametrize("n", [512, 513, 1100])  # on both sides of the threshold, and far beyond it
+@pytest.mark.parametrize("n", [256, 700])  # one tile, and several
 @with_each_tiled_loss
 def test_large_batches_are_exact(loss, n, temperature):
     """The whole matrix in float64 is what float32 has to come close to."""
     z1, noise = projections(n, 16)
     z = z1, z1 + 0.8 * noise
-    assert _log_sums.fits_matrix(torch.cat(z).float()) == (n == 512)
 
     def whole(z1, z2, temperature):
         logits = F.normalize(torch.cat([z1, z2])) @ F.normalize(torch.cat([z1, z2])).T / temperature
@@ -376,11 +375,10 @@ def test_tiles_pass_on_what_is_not_finite(tiles_of, loss):
 
 
 @with_each_tiled_loss
-def test_second_derivative_of_tiles_is_refused(tiles_of, loss):
+def test_gradient_of_tiles_can_be_differentiated(tiles_of, loss):
     tiles_of(3)
-    z1, z2 = (z.requires_grad_() for z in projections(4, 3))
-    with pytest.raises(RuntimeError, match="4 images can be differentiated once"):
-        torch.autograd.grad(loss(z1, z2), z1, create_graph=True)
+    z = [z.requires_grad_() for z in projections(4, 3)]
+    assert torch.autograd.gradgradcheck(lambda a, b: loss(a, b, temperature=0.3), z)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -400,12 +398,13 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("n", [1000, 2000])
 @with_each_tiled_loss
-def test_memory_is_linear_in_the_batch(loss, n):
+def test_memory_is_linear_in_the_batch(monkeypatch, loss, n):
+    edge = 512
+    monkeypatch.setattr(_log_sums, "_ON_CPU", (2**20, edge))  # one tile
     z1, z2 = (z.float().requires_grad_() for z in projections(n, 64))
     with LargestTensor() as largest:
         loss(z1, z2).backward()
     assert z1.grad is not None
-    _, edge = _log_sums._ON_CPU
     assert largest.numel <= max(2 * edge**2, 2 * n * 64) < (2 * n) ** 2
 
 

@@ -15,6 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from torch.nn import functional as F
 
 from sklearn_simclr import metrics
 
@@ -145,3 +147,10 @@ def few_label_accuracy(h_train, y_train, h_test, y_test, n_labels: int, n_draws:
         )
         scores.append(linear_accuracy(h_train[rows], y_train[rows], h_test, y_test))
     return float(np.mean(scores))
+
+
+def nt_xent_of_matrix(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
+    """NT-Xent from the matrix of all similarities, as one writes it down."""
+    z = F.normalize(torch.cat([z1, z2]))
+    logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(z1)))

@@ -7,8 +7,8 @@
 Forward and backward of float32 projections (n, 128), temperature 0.5, on the CPU. Every measurement
 is a process of its own, the sides in turn: it computes once a small batch, then the batch, of which
 it notes the highest memory beyond that before, then the batch again for a second at least, and
-once at least. The table has the medians over the rounds. "one matrix" is `nt_xent` with the limit
-raised up to which it makes the matrix of similarities whole. lightly has to be installed (the extra
+once at least. The table has the medians over the rounds. "one matrix" is the loss as one
+writes it down, with the matrix of all similarities. lightly has to be installed (the extra
 `benchmarks`). Written to results/nt_xent.md. Linux only.
 """
 
@@ -21,9 +21,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from common import Table, machine
+from common import Table, machine, nt_xent_of_matrix
 
-from sklearn_simclr import _log_sums
 from sklearn_simclr.losses import nt_xent
 
 DIM, TEMPERATURE, ROUNDS = 128, 0.5, 3
@@ -36,10 +35,8 @@ def loss_of(side: str):
         from lightly.loss import NTXentLoss
 
         return NTXentLoss(temperature=TEMPERATURE)
-    if side == "one matrix":
-        _, edge = _log_sums._ON_CPU
-        _log_sums._ON_CPU = (2**63, edge)
-    return lambda z1, z2: nt_xent(z1, z2, temperature=TEMPERATURE)
+    loss = nt_xent_of_matrix if side == "one matrix" else nt_xent
+    return lambda z1, z2: loss(z1, z2, temperature=TEMPERATURE)
 
 
 def highest_mib(*, anew: bool = False) -> float:
