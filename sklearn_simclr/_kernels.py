@@ -191,36 +191,40 @@ def adjust_brightness_(images: Tensor, factor: Tensor) -> None:
 
 def adjust_contrast_(images: Tensor, factor: Tensor) -> None:
     """Blend each image (n, c, h, w) with its mean grey, in place."""
-    _blend_(images, grayscale(images.mean((2, 3), keepdim=True)), factor)
+    mean, factor = grayscale(images.mean((2, 3), keepdim=True)), factor.view(-1, 1, 1, 1)
+    images.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
 
 
 def adjust_saturation_(images: Tensor, factor: Tensor) -> None:
     """Blend each image (n, 3, h, w) with its grayscale version, in place."""
-    _blend_(images, grayscale(images), factor)
+    torch.lerp(grayscale(images), images, factor.view(-1, 1, 1, 1), out=images).clamp_(0, 1)
 
 
 def adjust_hue_(images: Tensor, turn: Tensor) -> None:
     """Turn the hue of each image (n, 3, h, w), in place, keeping HSV's saturation and value.
 
     Turning the hue keeps the largest and the smallest of a pixel's three channels, so the way
-    through HSV shrinks to one piecewise linear function of the hue for each channel. Choices are
-    made by arithmetic: on CPUs that is several times as fast as ``torch.where``.
+    through HSV shrinks to one piecewise linear function of the hue for each channel. In units of
+    the span between the two, nothing has to be divided. Choices are made by arithmetic: on CPUs
+    that is several times as fast as ``torch.where``.
     """
     red, green, blue = images.unbind(1)
     high = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
-    six_spans = (high - low).mul_(6)
-    inverse = six_spans.clamp(min=torch.finfo(images.dtype).tiny).reciprocal_()
+    span = high - low
     is_red, is_green = red.clone().eq_(high), green.clone().eq_(high)
-    hue = (red - green).mul_(inverse).add_(4 / 6)  # in turns
-    hue.lerp_((blue - red).mul_(inverse).add_(2 / 6), is_green)
-    hue.lerp_((green - blue).mul_(inverse), is_red)
-    # How far round the circle a channel is from the hue at which it is the smallest.
-    least_at = images.new_tensor([3, 1, -1]).div_(6) + turn.view(-1, 1)  # (n, 3)
-    away = hue[:, None] + (least_at + 1.5)[:, :, None, None]  # > 0
-    away.frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
-    lowest = torch.sub(low, six_spans, alpha=1 / 6)
-    torch.addcmul(lowest[:, None], six_spans[:, None], away, out=images).clamp_(0, 1)
+    # The hue in sixths of a turn from red, times the span: from -1 to 5 spans.
+    hue = torch.add(red - green, span, alpha=4)
+    hue.lerp_(torch.add(blue - red, span, alpha=2), is_green)
+    hue.lerp_(green - blue, is_red)
+    # How far it is from the hue at which a channel is the largest, within 6 spans of it.
+    past = 6 * turn.view(-1, 1) - images.new_tensor([0, 2, 4])  # (n, 3)
+    past = torch.remainder(past + 5, 6) - 5
+    away = torch.addcmul(hue[:, None], span[:, None], past[:, :, None, None])
+    # 3 spans there, 0 on the other side of the circle.
+    near = away.abs_().sub_(span[:, None], alpha=3).abs_()
+    near.add_((low - span)[:, None])
+    torch.clamp(near, low[:, None], high[:, None], out=images)
 
 
 COLOR_OPERATIONS = (adjust_brightness_, adjust_contrast_, adjust_saturation_, adjust_hue_)
@@ -440,11 +444,6 @@ def _few(n_values: int) -> int:
     return max(1, _CACHED_VALUES // n_values)
 
 
-def _blend_(images: Tensor, other: Tensor, factor: Tensor) -> None:
-    factor = factor.view(-1, 1, 1, 1)
-    images.mul_(factor).add_(other.mul_(1 - factor)).clamp_(0, 1)
-
-
 def _at(index: Tensor, params: Tensor, device: torch.device) -> Tensor:
     """Bring the parameters of the samples at `index` to a device."""
     return params[index].to(device, non_blocking=True)
@@ -460,6 +459,7 @@ def _take(images: Tensor, index: Tensor) -> Tensor:
 def _put(images: Tensor, index: Tensor, rows: Tensor) -> None:
     """Put back what has become of the rows that were taken."""
     if len(index) == 1:
-        images[index[0]] = rows[0]
+        if rows.data_ptr() != images[index[0]].data_ptr():
+            images[index[0]] = rows[0]
     else:
         images.index_copy_(0, index.to(images.device, non_blocking=True), rows)
