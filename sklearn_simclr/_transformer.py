@@ -117,14 +117,14 @@ class SimCLRTransformer(
     temperature : float, default="auto"
         Divisor of the cosine similarities in the loss, > 0; "margin_triplet" has none. "auto" is
         0.2 for "nt_xent" on images of several channels, and 0.5 otherwise.
-    optimizer : {"auto", "adamw", "sgd", "lars"}, default="auto"
-        "auto" is "adamw".
+    optimizer : {"auto", "muon", "adamw", "sgd", "lars"}, default="auto"
+        "auto" is "muon" for images and "adamw" for vectors.
     learning_rate : float, default="auto"
-        Peak of the learning rate. "auto" is 0.004 for AdamW; for a batch of B samples
-        ``0.06 * B / 256`` for SGD and ``0.3 * B / 256`` for LARS.
+        Peak of the learning rate. "auto" is 0.03 for Muon and 0.004 for AdamW; for a batch of B
+        samples ``0.06 * B / 256`` for SGD and ``0.3 * B / 256`` for LARS.
     weight_decay : float, default="auto"
-        Decay of the weights; biases and batch normalisation have none. "auto" is 1e-4 for AdamW,
-        5e-4 for SGD and 1e-6 for LARS.
+        Decay of the weights; biases and batch normalisation have none. "auto" is 0.1 for Muon,
+        1e-4 for AdamW, 5e-4 for SGD and 1e-6 for LARS.
     batch_size : int, default=256
         Largest number of samples in a batch, >= 2, of all processes together if torchrun has
         started several. An epoch is cut into equal batches. When the memory of the device does not
@@ -221,7 +221,7 @@ class SimCLRTransformer(
         "output_layer": [Options(Integral, {0, 1, 2, 3})],
         "loss": [StrOptions(set(LOSSES)), callable],
         "temperature": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "optimizer": [StrOptions({"auto", "adamw", "sgd", "lars"})],
+        "optimizer": [StrOptions({"auto", "muon", "adamw", "sgd", "lars"})],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
@@ -747,7 +747,9 @@ class SimCLRTransformer(
                 stacklevel=6,  # the caller of fit
             )
         augmentation = resolve_augmentation(self.augmentation, samples.image_shape, view_size)
-        optimizer = "adamw" if self.optimizer == "auto" else self.optimizer
+        optimizer = self.optimizer
+        if optimizer == "auto":
+            optimizer = "adamw" if samples.image_shape is None else "muon"
         _, size = batch_shape(n_samples, self.batch_size)
         learning_rate, weight_decay = self.learning_rate, self.weight_decay
         if learning_rate == "auto":

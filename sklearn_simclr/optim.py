@@ -1,12 +1,19 @@
 """Optimizers and the learning-rate schedule."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LARS", "scaled_learning_rate", "warmup_cosine"]
+from sklearn_simclr._device import multiplies_bfloat16
+
+__all__ = ["LARS", "Muon", "scaled_learning_rate", "warmup_cosine"]
+
+# Newton-Schulz iterations x <- a x + (b x x' + c (x x')^2) x bring the singular values of a matrix
+# of length 1 towards 1. Three come to the same accuracies as five, by measurement, and cost less.
+_NEWTON_SCHULZ, _N_ITERATIONS = (3.4445, -4.7750, 2.0315), 3
 
 
 class LARS(torch.optim.Optimizer):
@@ -64,12 +71,7 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 1e-6,
         trust_coefficient: float = 0.001,
     ) -> None:
-        if not lr >= 0:
-            raise ValueError(f"lr must be >= 0, got {lr!r}.")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {momentum!r}.")
-        if not weight_decay >= 0:
-            raise ValueError(f"weight_decay must be >= 0, got {weight_decay!r}.")
+        _check_options(lr=lr, momentum=momentum, weight_decay=weight_decay)
         if not trust_coefficient > 0:
             raise ValueError(f"trust_coefficient must be > 0, got {trust_coefficient!r}.")
         super().__init__(
@@ -96,10 +98,7 @@ class LARS(torch.optim.Optimizer):
         Tensor or None
             What `closure` has returned.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _evaluated(closure)
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None:
@@ -123,6 +122,140 @@ def _trust_ratio(param: Tensor, grad: Tensor, coefficient: float) -> Tensor:
     w_norm, g_norm = param.norm(), grad.norm()
     usable = (w_norm > 0) & (g_norm > 0)
     return torch.where(usable, coefficient * w_norm / g_norm, torch.ones_like(w_norm))
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum that moves each weight matrix by as much in all its directions.
+
+    The step of a matrix is its momentum, orthogonalised: the singular values are brought towards 1,
+    so that rare directions are learned nearly as fast as those that dominate the gradient. A kernel
+    is a matrix with a row for each output, and what has one dimension is a matrix of one row, whose
+    step is its momentum brought to one length.
+
+    Parameters
+    ----------
+    params : iterable of Tensor or of dict
+        Parameters, or parameter groups.
+    lr : float
+        Learning rate, >= 0. The root mean square of a step is about 0.2 times this, as with Adam
+        [2]_.
+    momentum : float, default=0.95
+        In [0, 1), Nesterov's.
+    weight_decay : float, default=0.1
+        Decoupled from the step: weights shrink by ``lr * weight_decay`` of themselves, >= 0.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+
+    Notes
+    -----
+    Algorithm and coefficients of [1]_, with three Newton-Schulz iterations instead of five, in
+    bfloat16 where the device multiplies it natively: singular values from a fiftieth of the
+    matrix's length on come out between 0.7 and 1.2. Unlike :class:`torch.optim.Muon` it takes
+    parameters of any number of dimensions.
+
+    References
+    ----------
+    .. [1] Jordan, Jin, Boza, You, Cesista, Newhouse & Bernstein (2024). Muon: An optimizer for
+       hidden layers in neural networks. https://kellerjordan.github.io/posts/muon/
+    .. [2] Liu et al. (2025). Muon is Scalable for LLM Training. https://arxiv.org/abs/2502.16982
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_simclr.optim import Muon
+    >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
+    >>> optimizer = Muon([weight], lr=1.0)
+    >>> (weight * torch.tensor([[10.0, 0.0], [0.0, 1.0]])).sum().backward()
+    >>> optimizer.step()
+    >>> bool((weight.diagonal() < -0.15).all())  # by about as much along both
+    True
+    """
+
+    def __init__(
+        self, params: Iterable, lr: float, momentum: float = 0.95, weight_decay: float = 0.1
+    ) -> None:
+        _check_options(lr=lr, momentum=momentum, weight_decay=weight_decay)
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Take one step, with the gradients that the parameters have.
+
+        Parameters
+        ----------
+        closure : callable, default=None
+            Computes the loss and its gradients anew, and returns the loss.
+
+        Returns
+        -------
+        Tensor or None
+            What `closure` has returned.
+        """
+        loss = _evaluated(closure)
+        for group in self.param_groups:
+            alike = defaultdict(list)
+            for param in group["params"]:
+                if param.grad is not None:
+                    alike[param.device, param.dtype, _matrix(param).shape].append(param)
+            for params in alike.values():
+                self._update(params, group)
+        return loss
+
+    def _update(self, params: list[Tensor], group: dict) -> None:
+        """Move parameters of one shape together, in few calls."""
+        momenta = torch.stack([self._momentum(param, group["momentum"]) for param in params])
+        rate = group["lr"] * 0.2 * math.sqrt(max(momenta.shape[1:]))
+        for param, step in zip(params, _orthogonal(momenta), strict=True):
+            param.mul_(1 - group["lr"] * group["weight_decay"])
+            param.sub_(step.reshape(param.shape), alpha=rate)
+
+    def _momentum(self, param: Tensor, momentum: float) -> Tensor:
+        """Take the gradient in, and return the matrix of what is to come next."""
+        state = self.state[param]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(param)
+        buffer = state["momentum_buffer"].lerp_(param.grad, 1 - momentum)
+        return _matrix(param.grad.lerp(buffer, momentum))
+
+
+def _matrix(param: Tensor) -> Tensor:
+    """View a parameter as a matrix with a row for each output; one row if it has one dimension."""
+    return param.flatten(1) if param.ndim > 1 else param.view(1, -1)
+
+
+def _orthogonal(matrices: Tensor) -> Tensor:
+    """Bring the singular values of matrices (k, rows, columns) near to 1, all at once."""
+    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
+    if multiplies_bfloat16(x.device):
+        x = x.bfloat16()
+    is_tall = x.shape[1] > x.shape[2]
+    x = x.mT if is_tall else x
+    a, b, c = _NEWTON_SCHULZ
+    for _ in range(_N_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
+    return (x.mT if is_tall else x).to(matrices.dtype)
+
+
+def _evaluated(closure):
+    """Call the closure of a step, if there is one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def _check_options(*, lr: float, momentum: float, weight_decay: float) -> None:
+    """Raise a ValueError for an option of an optimizer that is out of range."""
+    if not lr >= 0:
+        raise ValueError(f"lr must be >= 0, got {lr!r}.")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be in [0, 1), got {momentum!r}.")
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay must be >= 0, got {weight_decay!r}.")
 
 
 def warmup_cosine(step: int, n_steps: int, n_warmup_steps: int) -> float:
@@ -194,8 +327,9 @@ def scaled_learning_rate(batch_size: int, *, base: float = 0.3, rule: str = "lin
 
 # Peak learning rate and weight decay that "auto" stands for. The learning rates of LARS and SGD
 # are those of a batch of 256 and grow with it.
-DEFAULT_LEARNING_RATE = {"adamw": 4e-3, "sgd": 0.06, "lars": 0.3}
-DEFAULT_WEIGHT_DECAY = {"adamw": 1e-4, "sgd": 5e-4, "lars": 1e-6}
+DEFAULT_LEARNING_RATE = {"adamw": 4e-3, "muon": 0.03, "sgd": 0.06, "lars": 0.3}
+DEFAULT_WEIGHT_DECAY = {"adamw": 1e-4, "muon": 0.1, "sgd": 5e-4, "lars": 1e-6}
+_OUR_OWN = {"lars": LARS, "muon": Muon}
 # Where torch has each of its optimizers as one kernel: a step takes a tenth of the time.
 _FUSED_DEVICES = ("cpu", "cuda")
 
@@ -203,21 +337,21 @@ _FUSED_DEVICES = ("cpu", "cuda")
 def default_learning_rate(name: str, batch_size: int) -> float:
     """Peak learning rate that ``learning_rate="auto"`` stands for."""
     base = DEFAULT_LEARNING_RATE[name]
-    return base if name == "adamw" else scaled_learning_rate(batch_size, base=base)
+    return scaled_learning_rate(batch_size, base=base) if name in ("sgd", "lars") else base
 
 
 def make_optimizer(
     name: str, module: nn.Module, *, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Build "lars", "sgd" or "adamw" over a module; biases and normalisation never decay."""
+    """Build an optimizer by its name over a module; biases and normalisation never decay."""
     params = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in params if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if name == "lars":
-        return LARS(groups, lr)
+    if name in _OUR_OWN:
+        return _OUR_OWN[name](groups, lr)
     fused = all(p.device.type in _FUSED_DEVICES for p in params) or None
     if name == "sgd":
         return torch.optim.SGD(groups, lr, momentum=0.9, fused=fused)

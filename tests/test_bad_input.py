@@ -590,7 +590,7 @@ def test_an_earlier_model_is_kept_if_the_first_epoch_breaks(simclr, digits, phot
     assert_array_equal(model.transform(images), features)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd", "lars"])
 def test_enormous_learning_rate(simclr, digits, optimizer):
     model = simclr(optimizer=optimizer, learning_rate=1e38, precision="float32", max_epochs=10)
     with pytest.raises(FloatingPointError, match="learning rate"):

@@ -37,6 +37,7 @@ from sklearn_simclr._checkpoints import CheckpointStore, prepare_directory
 from sklearn_simclr.augmentation import AffineAugmentation, FeatureCorruption, SimCLRAugmentation
 from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder, ResNetEncoder
 from sklearn_simclr.losses import nt_xent
+from sklearn_simclr.optim import Muon
 
 KEY = "0123456789abcdef"
 STATE = {
@@ -714,7 +715,7 @@ MATTERS = {
     "projection_layers": [0, 1, 3],
     "loss": ["dcl", lambda z1, z2: (z1 - z2).norm(), lambda z1, z2: (z1 - z2).abs().sum()],
     "temperature": [0.4],
-    "optimizer": ["sgd", "lars"],
+    "optimizer": ["adamw", "sgd", "lars"],
     "learning_rate": [0.01, 0.001],
     "weight_decay": [0.0, 0.01],
     "batch_size": [15],
@@ -734,11 +735,11 @@ DOES_NOT = {
     "warm_start": [True],
     "random_state": [np.int64(0)],
     "temperature": [0.5, np.float32(0.5)],
-    "optimizer": ["adamw"],
+    "optimizer": ["muon"],
     "augmentation": ["auto", AffineAugmentation()],
     "encoder": [ConvNetEncoder(n_layers=2, width=4)],
-    "learning_rate": [0.004],
-    "weight_decay": [1e-4],
+    "learning_rate": [0.03],
+    "weight_decay": [0.1],
 }
 
 
@@ -1021,7 +1022,7 @@ def test_a_rerun_after_ctrl_c_ends_as_if_never_interrupted(simclr, digits, tmp_p
     images, _ = digits
     make = partial(simclr, max_epochs=5)
     expected = make().fit(images)
-    n_steps, step = 0, torch.optim.AdamW.step
+    n_steps, step = 0, Muon.step
 
     def interrupted_step(*args, **kwargs):
         nonlocal n_steps
@@ -1030,7 +1031,7 @@ def test_a_rerun_after_ctrl_c_ends_as_if_never_interrupted(simclr, digits, tmp_p
             signal.raise_signal(signal.SIGINT)
         return step(*args, **kwargs)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted_step)
+    monkeypatch.setattr(Muon, "step", interrupted_step)
     for n_epochs in (2, 3):
         with pytest.warns(UserWarning, match=f"after {n_epochs} of 5 epochs"):
             make(checkpoint_dir=tmp_path).fit(images)
@@ -1115,7 +1116,7 @@ def test_three_kills(digits, folders):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0, 20])
-@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "lars"])
 def test_twenty_kills(photos, folders, share, optimizer):
     kill_again_and_again(
         photos[0],

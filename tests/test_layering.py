@@ -21,7 +21,6 @@ LAYERS = (
     {
         "_checkpoints",
         "_data",
-        "_device",
         "_distributed",
         "_files",
         "_fingerprint",
@@ -34,7 +33,7 @@ LAYERS = (
         "optim",
         "projection",
     },
-    {"_composition", "_pixel_cache", "_view_parts"},
+    {"_composition", "_device", "_pixel_cache", "_view_parts"},
     {
         "_allocator",
         "_batch_norm",

@@ -1,4 +1,4 @@
-"""LARS, the schedule and the learning rates against hand-computed numbers."""
+"""LARS, Muon, the schedule and the learning rates against numbers made by hand or by torch."""
 
 import copy
 import itertools
@@ -12,6 +12,7 @@ from torch import nn
 from sklearn_simclr.optim import (
     DEFAULT_LEARNING_RATE,
     LARS,
+    Muon,
     default_learning_rate,
     make_optimizer,
     scaled_learning_rate,
@@ -127,6 +128,96 @@ def test_lars_refuses_options_out_of_range(name, value):
         LARS([nn.Parameter(torch.ones(2))], **options)
 
 
+@pytest.fixture
+def in_float32(monkeypatch):
+    """Have Muon multiply in the precision of the weights."""
+    monkeypatch.setattr("sklearn_simclr.optim.multiplies_bfloat16", lambda device: False)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (4, 4), (1, 7)])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_muon_steps_as_that_of_torch_does(shape, weight_decay):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal(shape).astype("float32")
+    gradients = [rng.standard_normal(shape).astype("float32") for _ in RATES]
+    ours, of_torch = (nn.Parameter(torch.tensor(weight)) for _ in range(2))
+    options = {"lr": 1.0, "weight_decay": weight_decay}
+    take_steps(Muon([ours], **options), ours, gradients, RATES)
+    options |= {"ns_steps": 3, "adjust_lr_fn": "match_rms_adamw"}
+    take_steps(torch.optim.Muon([of_torch], **options), of_torch, gradients, RATES)
+    # torch multiplies in bfloat16 everywhere.
+    torch.testing.assert_close(ours, of_torch, rtol=0, atol=0.03 * sum(RATES))
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (8, 3), (2, 4, 3, 3)])
+def test_muon_moves_by_as_much_in_all_directions(in_float32, shape):
+    generator = torch.Generator().manual_seed(0)
+    param = nn.Parameter(torch.zeros(shape))
+    gradient = torch.randn(shape, generator=generator)
+    take_steps(Muon([param], lr=1.0), param, [gradient.numpy()], [0.5])
+    u, _, v = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
+    step = -param.detach().flatten(1) / (0.5 * 0.2 * math.sqrt(max(gradient.flatten(1).shape)))
+    along = u.T @ step @ v.T  # diagonal, for the step has the gradient's directions
+    assert ((along.diagonal() > 0.6) & (along.diagonal() < 1.25)).all()
+    torch.testing.assert_close(along, along.diagonal().diag(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5,), ()])
+def test_muon_brings_the_step_of_one_dimension_to_one_length(in_float32, shape):
+    param, scaled = (nn.Parameter(torch.zeros(shape)) for _ in range(2))
+    for each, factor in ((param, 1.0), (scaled, 1000.0)):
+        gradient = np.full(shape, factor, dtype="float32")
+        take_steps(Muon([each], lr=1.0), each, [gradient], [1.0])
+    torch.testing.assert_close(param, scaled)
+    rms = param.detach().square().mean().sqrt().item()
+    assert 0.2 * 0.6 < rms < 0.2 * 1.25
+    assert (param < 0).all()
+
+
+def test_muon_steps_the_same_whatever_else_has_the_shape(in_float32):
+    """Parameters of one shape are computed together; a kernel and a matrix may be among them."""
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(shape, generator=generator) for shape in [(2, 3, 2), (2, 6), (2, 6)]]
+    together, alone = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
+    optimizers = [Muon(together, lr=0.1), *(Muon([param], lr=0.1) for param in alone)]
+    for _ in range(3):
+        for a, b in zip(together, alone, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(together, alone)
+
+
+def test_muon_uses_the_momentum_of_nesterov(in_float32):
+    """After one gradient and none since, steps go on in its direction."""
+    param = nn.Parameter(torch.zeros(2, 2))
+    zeros = np.zeros((2, 2), dtype="float32")
+    optimizer = Muon([param], lr=1.0, momentum=0.5)
+    take_steps(optimizer, param, [np.eye(2, dtype="float32")], [1.0])
+    first = param.detach().clone()
+    torch.testing.assert_close(optimizer.state[param]["momentum_buffer"], 0.5 * torch.eye(2))
+    take_steps(optimizer, param, [zeros], [1.0])
+    torch.testing.assert_close(optimizer.state[param]["momentum_buffer"], 0.25 * torch.eye(2))
+    # Orthogonalised, the smaller momentum makes as long a step; the decay is a tenth.
+    torch.testing.assert_close(param.detach(), first + 0.9 * first)
+
+
+def test_muon_of_no_gradient_only_decays():
+    with_zeros, without = (nn.Parameter(torch.full((2, 3), 2.0)) for _ in range(2))
+    with_zeros.grad = torch.zeros(2, 3)
+    Muon([with_zeros, without], lr=0.1, weight_decay=0.5).step()
+    torch.testing.assert_close(with_zeros.detach(), torch.full((2, 3), 2.0 * 0.95))
+    assert (without == 2).all()
+
+
+@pytest.mark.parametrize("name, value", [("lr", -1.0), ("momentum", 1.0), ("weight_decay", -0.1)])
+def test_muon_refuses_options_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be .*, got {value!r}"):
+        Muon([nn.Parameter(torch.ones(2))], **{"lr": 0.1} | {name: value})
+
+
 def test_warmup_cosine_at_hand_computed_steps():
     shares = [warmup_cosine(step, 14, 4) for step in range(14)]
     assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
@@ -167,7 +258,9 @@ def test_scaled_learning_rate_refuses_an_unknown_rule():
         scaled_learning_rate(256, rule="cubic")
 
 
-@pytest.mark.parametrize("name, share", [("sgd", 0.25), ("lars", 0.25), ("adamw", 1.0)])
+@pytest.mark.parametrize(
+    "name, share", [("sgd", 0.25), ("lars", 0.25), ("adamw", 1.0), ("muon", 1.0)]
+)
 def test_default_learning_rate_of_a_batch_of_64(name, share):
     expected = share * DEFAULT_LEARNING_RATE[name]
     assert default_learning_rate(name, 64) == pytest.approx(expected)
@@ -180,7 +273,7 @@ def small_network():
     return network
 
 
-@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "muon"])
 def test_only_weights_of_two_dimensions_or_more_decay(name):
     network = small_network()
     optimizer = make_optimizer(name, network, lr=0.1, weight_decay=0.5)
@@ -215,7 +308,7 @@ def test_adamw_decays_apart_from_the_moments():
         torch.testing.assert_close(param.detach(), torch.full_like(param, decayed - 0.1))
 
 
-@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "muon"])
 def test_make_optimizer_covers_each_trainable_parameter_once(name):
     network = small_network()
     network[0].requires_grad_(False)

@@ -76,7 +76,7 @@ def test_weights_of_another_architecture_are_refused():
         load_weights(network(0), to_plain(nn.Linear(3, 4).state_dict()))
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["muon", "adamw", "sgd", "lars"])
 def test_training_goes_on_from_plain_moments_as_if_never_interrupted(name):
     def optimizer_of(module):
         return make_optimizer(name, module, lr=0.05, weight_decay=0.1)
@@ -110,7 +110,7 @@ def test_moments_keep_the_options_of_the_new_optimizer():
     assert [group["weight_decay"] for group in other.param_groups] == [0.2, 0.0]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["muon", "adamw", "sgd", "lars"])
 def test_moments_lie_in_memory_as_those_of_an_optimizer_do(name):
     module = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Conv2d(4, 2, 1)).to(
         memory_format=torch.channels_last

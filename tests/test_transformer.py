@@ -29,7 +29,11 @@ from sklearn_simclr.augmentation import (
 )
 from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder, ResNetEncoder
 from sklearn_simclr.losses import dcl, nt_xent
-from sklearn_simclr.optim import DEFAULT_WEIGHT_DECAY, default_learning_rate
+from sklearn_simclr.optim import (
+    DEFAULT_LEARNING_RATE,
+    DEFAULT_WEIGHT_DECAY,
+    default_learning_rate,
+)
 
 
 def dropout_factory():
@@ -277,7 +281,7 @@ def test_fitted_attributes(simclr, digits):
     assert model.image_shape_ == (8, 8, 1)
     assert model.encoder_name_ == "ConvNetEncoder(n_layers=2, width=4)"
     assert model.augmentation_name_ == "AffineAugmentation()"
-    assert model.optimizer_name_ in DEFAULT_WEIGHT_DECAY
+    assert model.optimizer_name_ == "muon"
     assert model.temperature_ == 0.5
     assert model.learning_rate_ == default_learning_rate(model.optimizer_name_, 16)
     assert model.weight_decay_ == DEFAULT_WEIGHT_DECAY[model.optimizer_name_]
@@ -293,10 +297,20 @@ def test_fitted_attributes_of_vectors(simclr, vectors):
     assert model.encoder_name_ == "MLPEncoder()"
     assert model.augmentation_name_ == "FeatureCorruption(rate=0.4)"
     assert model.temperature_ == 0.5
+    assert model.optimizer_name_ == "sgd"
     assert model.learning_rate_ == default_learning_rate("sgd", 16)
     assert model.weight_decay_ == 0.25
     assert_allclose(model.mean_, vectors.mean(0), rtol=1e-5)
     assert_allclose(model.scale_, vectors.std(0), rtol=1e-5)
+
+
+def test_auto_optimizer_of_vectors_is_adamw(simclr, vectors):
+    model = simclr(encoder="mlp", batch_size=16).fit(vectors)
+    assert (model.optimizer_name_, model.learning_rate_, model.weight_decay_) == (
+        "adamw",
+        DEFAULT_LEARNING_RATE["adamw"],
+        DEFAULT_WEIGHT_DECAY["adamw"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -388,7 +402,7 @@ def test_warm_start_keeps_what_fit_has_learned_of_the_input(simclr, digits):
     assert model.pixel_range_ == pixel_range
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd", "lars"])
 def test_partial_fit_carries_everything_from_epoch_to_epoch(simclr, digits, monkeypatch, optimizer):
     images, _ = digits
     params = {"encoder": dropout_factory, "optimizer": optimizer, "learning_rate": 0.01}
@@ -918,7 +932,7 @@ def test_every_kind_of_augmentation_of_vectors(simclr, vectors, augmentation):
 
 
 @pytest.mark.parametrize("projection_layers", [0, 1, 2, 3])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd", "lars"])
 def test_every_head_and_optimizer(simclr, digits, projection_layers, optimizer):
     images, _ = digits
     model = simclr(projection_layers=projection_layers, optimizer=optimizer).fit(images)

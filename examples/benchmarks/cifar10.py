@@ -56,7 +56,7 @@ def recipe(name: str, width: float, batch_size: int | None) -> SimCLRTransformer
             learning_rate=scaled_learning_rate(batch_size, base=0.06),
             batch_size=batch_size,
         )
-    return SimCLRTransformer(ResNetEncoder(width=width), learning_rate=4e-3, batch_size=batch_size)
+    return SimCLRTransformer(ResNetEncoder(width=width), learning_rate=0.03, batch_size=batch_size)
 
 
 def train(state: Path, simclr, X, n_epochs: int, minutes: float) -> dict:
