@@ -229,6 +229,8 @@ def _matrix(param: Tensor) -> Tensor:
 def _orthogonal(matrices: Tensor) -> Tensor:
     """Bring the singular values of matrices (k, rows, columns) near to 1, all at once."""
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
+    if min(x.shape[1:]) == 1:
+        return x  # their only singular value is 1 now
     if multiplies_bfloat16(x.device):
         x = x.bfloat16()
     is_tall = x.shape[1] > x.shape[2]
@@ -236,7 +238,8 @@ def _orthogonal(matrices: Tensor) -> Tensor:
     a, b, c = _NEWTON_SCHULZ
     for _ in range(_N_ITERATIONS):
         gram = x @ x.mT
-        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
+        change = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, change, x, beta=a)
     return (x.mT if is_tall else x).to(matrices.dtype)
 
 

@@ -135,7 +135,7 @@ def in_float32(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
-@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (4, 4), (1, 7)])
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (4, 4)])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_muon_steps_as_that_of_torch_does(shape, weight_decay):
     rng = np.random.default_rng(0)
@@ -163,16 +163,14 @@ def test_muon_moves_by_as_much_in_all_directions(in_float32, shape):
     torch.testing.assert_close(along, along.diagonal().diag(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(5,), ()])
-def test_muon_brings_the_step_of_one_dimension_to_one_length(in_float32, shape):
+@pytest.mark.parametrize("shape", [(5,), (), (1, 3), (4, 1)])
+def test_muon_brings_the_step_of_one_row_or_column_to_one_length(shape):
     param, scaled = (nn.Parameter(torch.zeros(shape)) for _ in range(2))
     for each, factor in ((param, 1.0), (scaled, 1000.0)):
         gradient = np.full(shape, factor, dtype="float32")
         take_steps(Muon([each], lr=1.0), each, [gradient], [1.0])
     torch.testing.assert_close(param, scaled)
-    rms = param.detach().square().mean().sqrt().item()
-    assert 0.2 * 0.6 < rms < 0.2 * 1.25
-    assert (param < 0).all()
+    torch.testing.assert_close(param.detach(), torch.full(shape, -0.2))
 
 
 def test_muon_steps_the_same_whatever_else_has_the_shape(in_float32):
