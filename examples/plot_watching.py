@@ -50,7 +50,7 @@ print(good.drop(columns="fit").round(3).to_string(index=False))
 
 stopping = EarlyStopping(X_val, scoring="contrastive_accuracy", every=2, patience=3, min_delta=0.01)
 history = MeasureHistory(X_val, y_val, scoring=measures, every=2)
-spoilt = SimCLRTransformer(max_epochs=24, learning_rate=4.0, random_state=0)
+spoilt = SimCLRTransformer(max_epochs=24, learning_rate=30.0, random_state=0)
 spoilt.set_callbacks(stopping, history).fit(X_train)
 print(f"stopped after {spoilt.n_iter_} of {spoilt.max_epochs} epochs")
 
@@ -59,11 +59,11 @@ bad = pd.DataFrame(history.history_)
 # %%
 # Side by side
 # ------------
-# The points at epoch 0 are of random weights. Both losses fall, yet the spoilt features are worse
-# than random ones, as the labels of the neighbours show. The contrastive accuracy shows it without
-# labels. So does RankMe, the number of directions that the features make use of: it tells of
-# features that collapse. The alignment says how close the features of two views are. It is best
-# where all features are alike, so never go by it alone.
+# The points at epoch 0 are of random weights. The spoilt features are worse than these, as the
+# labels of the neighbours show. The contrastive accuracy shows it without labels. So
+# does RankMe, the number of directions that the features make use of: it tells of features that
+# collapse. The alignment says how close the features of two views are. It is best where all
+# features are alike, so never go by it alone.
 
 panels = {
     "loss": "Loss of the training",
@@ -74,7 +74,7 @@ panels = {
 }
 fig, axes = plt.subplots(2, 3, figsize=(10, 5.5), layout="constrained")
 for ax, (name, title) in zip(axes.flat, panels.items(), strict=False):
-    for rows, label, color in [(good, "0.002", "tab:blue"), (bad, "4, stopped", "tab:red")]:
+    for rows, label, color in [(good, "0.03", "tab:blue"), (bad, "30, stopped", "tab:red")]:
         ax.plot(rows["epoch"], rows[name], marker="o", markersize=4, color=color, label=label)
     ax.set_title(title, fontsize="medium")
     ax.set(xlabel="epoch", xlim=(-1, 25))
