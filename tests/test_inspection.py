@@ -322,7 +322,7 @@ def test_labels_frame_and_name_the_neighbours(digits, digits_model):
             ax = display.axes_[row, 1 + column]
             frames = [to_hex(patch.get_edgecolor()) for patch in ax.patches]
             if "-1" in (y[query], y[neighbor]):
-                assert (frames, ax.get_title()[0]) == ([], "0")
+                assert frames == [] and float(ax.get_title()) <= 1  # the similarity, and no mark
             elif y[query] == y[neighbor]:
                 assert (frames, ax.get_title()[0]) == (["#0072b2"], "✓")
             else:
