@@ -15,6 +15,7 @@ from sklearn_simclr._device import (
     cpu_generator,
     derived_seed,
     global_draws,
+    mixed_precision,
     synchronize,
 )
 from sklearn_simclr._distributed import ALONE, World, global_batch_norm
@@ -220,6 +221,7 @@ def train(
                     objective,
                     micro_batches,
                     batch_size=batch_size,
+                    precision=precision,
                     rates=rates,
                     generator=cpu_generator(seed, _EPOCH_STREAM, epoch),
                     world=world,
@@ -248,6 +250,7 @@ def _train_epoch(
     micro_batches,
     *,
     batch_size,
+    precision,
     rates,
     generator,
     world,
@@ -268,7 +271,8 @@ def _train_epoch(
         loss_of = partial(_loss, objective, index, world)
         loss = micro_batches.backward(x, loss_of, len(index))
         world.sum_gradients(network.parameters())
-        optimizer.step()
+        with mixed_precision(precision, samples.device):
+            optimizer.step()
         total += loss
         if on_step is not None:
             on_step(partial(synchronize, samples.device))

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from sklearn_simclr._device import multiplies_bfloat16
-
 __all__ = ["LARS", "Muon", "scaled_learning_rate", "warmup_cosine"]
 
 # Newton-Schulz iterations x <- a x + (b x x' + c (x x')^2) x bring the singular values of a matrix
@@ -151,10 +149,10 @@ class Muon(torch.optim.Optimizer):
 
     Notes
     -----
-    Algorithm and coefficients of [1]_, with three Newton-Schulz iterations instead of five, in
-    bfloat16 where the device multiplies it natively: singular values from a fiftieth of the
-    matrix's length on come out between 0.7 and 1.2. Unlike :class:`torch.optim.Muon` it takes
-    parameters of any number of dimensions.
+    Algorithm and coefficients of [1]_, with three Newton-Schulz iterations instead of five, in the
+    precision of ``torch.autocast``: singular values from a fiftieth of the matrix's length on come
+    out between 0.7 and 1.2. Unlike :class:`torch.optim.Muon` it takes parameters of any number of
+    dimensions.
 
     References
     ----------
@@ -231,8 +229,6 @@ def _orthogonal(matrices: Tensor) -> Tensor:
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
     if min(x.shape[1:]) == 1:
         return x  # their only singular value is 1 now
-    if multiplies_bfloat16(x.device):
-        x = x.bfloat16()
     is_tall = x.shape[1] > x.shape[2]
     x = x.mT if is_tall else x
     a, b, c = _NEWTON_SCHULZ

@@ -21,6 +21,7 @@ LAYERS = (
     {
         "_checkpoints",
         "_data",
+        "_device",
         "_distributed",
         "_files",
         "_fingerprint",
@@ -33,7 +34,7 @@ LAYERS = (
         "optim",
         "projection",
     },
-    {"_composition", "_device", "_pixel_cache", "_view_parts"},
+    {"_composition", "_pixel_cache", "_view_parts"},
     {
         "_allocator",
         "_batch_norm",

@@ -128,12 +128,6 @@ def test_lars_refuses_options_out_of_range(name, value):
         LARS([nn.Parameter(torch.ones(2))], **options)
 
 
-@pytest.fixture
-def in_float32(monkeypatch):
-    """Have Muon multiply in the precision of the weights."""
-    monkeypatch.setattr("sklearn_simclr.optim.multiplies_bfloat16", lambda device: False)
-
-
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (4, 4)])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
@@ -151,7 +145,7 @@ def test_muon_steps_as_that_of_torch_does(shape, weight_decay):
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (8, 3), (2, 4, 3, 3)])
-def test_muon_moves_by_as_much_in_all_directions(in_float32, shape):
+def test_muon_moves_by_as_much_in_all_directions(shape):
     generator = torch.Generator().manual_seed(0)
     param = nn.Parameter(torch.zeros(shape))
     gradient = torch.randn(shape, generator=generator)
@@ -173,7 +167,7 @@ def test_muon_brings_the_step_of_one_row_or_column_to_one_length(shape):
     torch.testing.assert_close(param.detach(), torch.full(shape, -0.2))
 
 
-def test_muon_steps_the_same_whatever_else_has_the_shape(in_float32):
+def test_muon_steps_the_same_whatever_else_has_the_shape():
     """Parameters of one shape are computed together; a kernel and a matrix may be among them."""
     generator = torch.Generator().manual_seed(0)
     values = [torch.randn(shape, generator=generator) for shape in [(2, 3, 2), (2, 6), (2, 6)]]
@@ -188,7 +182,7 @@ def test_muon_steps_the_same_whatever_else_has_the_shape(in_float32):
     torch.testing.assert_close(together, alone)
 
 
-def test_muon_uses_the_momentum_of_nesterov(in_float32):
+def test_muon_uses_the_momentum_of_nesterov():
     """After one gradient and none since, steps go on in its direction."""
     param = nn.Parameter(torch.zeros(2, 2))
     zeros = np.zeros((2, 2), dtype="float32")
@@ -338,3 +332,13 @@ def test_the_fused_optimizers_step_as_the_plain_ones(name, kind):
             of.step()
     for actual, expected in zip(module.parameters(), plain_module.parameters(), strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+def test_muon_multiplies_in_the_precision_of_autocast():
+    exact, rounded = (nn.Parameter(torch.zeros(4, 6)) for _ in range(2))
+    gradient = np.random.default_rng(0).standard_normal((4, 6)).astype("float32")
+    take_steps(Muon([exact], lr=1.0), exact, [gradient], [1.0])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        take_steps(Muon([rounded], lr=1.0), rounded, [gradient], [1.0])
+    assert rounded.dtype == torch.float32
+    assert 1e-4 < (exact - rounded).abs().max() < 0.02
