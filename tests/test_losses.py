@@ -313,7 +313,7 @@ def test_gradient_of_tiles_equals_finite_differences(tiles_of, loss):
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.025, 0.1, 0.5])
-@pytest.mark.parametrize("n", [256, 700])  # one tile, and several
+@pytest.mark.parametrize("n", [256, 512, 513, 1100])  # one tile, and several
 @with_each_tiled_loss
 def test_large_batches_are_exact(loss, n, temperature):
     """The whole matrix in float64 is what float32 has to come close to."""

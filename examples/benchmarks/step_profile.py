@@ -76,7 +76,8 @@ class Training(NamedTuple):
                 optimizer.zero_grad()
                 loss.backward()
                 clock.lap("backward")
-                optimizer.step()
+                with mixed_precision(precision, samples.device):
+                    optimizer.step()
                 clock.lap("optimizer")
                 laps.append(clock.seconds)
         return laps[2 : n_steps + 2]
