@@ -194,34 +194,50 @@ class Muon(torch.optim.Optimizer):
         """
         loss = _evaluated(closure)
         for group in self.param_groups:
-            alike = defaultdict(list)
-            for param in group["params"]:
-                if param.grad is not None:
-                    alike[param.device, param.dtype, _matrix(param).shape].append(param)
-            for params in alike.values():
+            params = [param for param in group["params"] if param.grad is not None]
+            if params:
                 self._update(params, group)
         return loss
 
     def _update(self, params: list[Tensor], group: dict) -> None:
-        """Move parameters of one shape together, in few calls."""
-        momenta = torch.stack([self._momentum(param, group["momentum"]) for param in params])
-        rate = group["lr"] * 0.2 * math.sqrt(max(momenta.shape[1:]))
-        for param, step in zip(params, _orthogonal(momenta), strict=True):
-            param.mul_(1 - group["lr"] * group["weight_decay"])
-            param.sub_(step.reshape(param.shape), alpha=rate)
+        """Move the parameters, those whose matrices have one shape together, in few calls."""
+        momenta = self._momenta(params, group["momentum"])
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        alike = defaultdict(list)
+        for param, momentum in zip(params, momenta, strict=True):
+            alike[param.device, param.dtype, _matrix_shape(param)].append((param, momentum))
+        for (*_, shape), pairs in alike.items():
+            targets = [_in_memory_order(param, param) for param, _ in pairs]
+            matrices = [_in_memory_order(*pair).reshape(shape) for pair in pairs]
+            steps = _orthogonal(torch.stack(matrices))
+            steps = [step.view_as(target) for step, target in zip(steps, targets, strict=True)]
+            rate = group["lr"] * 0.2 * math.sqrt(max(shape))
+            torch._foreach_add_(targets, steps, alpha=-rate)
 
-    def _momentum(self, param: Tensor, momentum: float) -> Tensor:
-        """Take the gradient in, and return the matrix of what is to come next."""
-        state = self.state[param]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(param)
-        buffer = state["momentum_buffer"].lerp_(param.grad, 1 - momentum)
-        return _matrix(param.grad.lerp(buffer, momentum))
+    def _momenta(self, params: list[Tensor], momentum: float) -> list[Tensor]:
+        """Take the gradients in, and return what is to come next."""
+        for param in params:
+            if "momentum_buffer" not in self.state[param]:
+                self.state[param]["momentum_buffer"] = torch.zeros_like(param)
+        gradients = [param.grad for param in params]
+        buffers = [self.state[param]["momentum_buffer"] for param in params]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        return torch._foreach_lerp(gradients, buffers, momentum)
 
 
-def _matrix(param: Tensor) -> Tensor:
-    """View a parameter as a matrix with a row for each output; one row if it has one dimension."""
-    return param.flatten(1) if param.ndim > 1 else param.view(1, -1)
+def _matrix_shape(param: Tensor) -> tuple[int, int]:
+    """Shape of a parameter as a matrix with a row for each output; one row for one dimension."""
+    return (len(param), math.prod(param.shape[1:])) if param.ndim > 1 else (1, param.numel())
+
+
+def _in_memory_order(param: Tensor, values: Tensor) -> Tensor:
+    """View values with the dimensions of a parameter, but for the first, as its memory has them.
+
+    The columns of a matrix may come in any order, and in this one nothing has to be copied.
+    """
+    if param.ndim < 3:
+        return values
+    return values.permute(0, *sorted(range(1, param.ndim), key=param.stride, reverse=True))
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:
@@ -229,6 +245,9 @@ def _orthogonal(matrices: Tensor) -> Tensor:
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
     if min(x.shape[1:]) == 1:
         return x  # their only singular value is 1 now
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        x = x.to(torch.get_autocast_dtype(kind))  # once, not in every product
     is_tall = x.shape[1] > x.shape[2]
     x = x.mT if is_tall else x
     a, b, c = _NEWTON_SCHULZ
