@@ -10,9 +10,9 @@ everything in sizes that say nothing, on whatever device there is.
 The figures: views a second on the device; NT-Xent of 8192 images, time and memory; ResNet-18 at 32
 pixels in batches of 512, seconds an epoch, model FLOP utilisation, the share of the time in which
 the device has work, and the same network trained by lightly, where it is installed, and by a plain
-loop over a DataLoader, as public code does; the parts of a step; `transform` beside a bare forward
-pass; a step of 4096 images of a ResNet-50; and how long 100 and 500 epochs on CIFAR-10 take, and
-how good the features are then.
+loop over a DataLoader, as public code does; the parts of a step; a step with torch.compile and CUDA
+graphs; `transform` beside a bare forward pass; a step of 4096 images of a ResNet-50; and how long
+100 and 500 epochs on CIFAR-10 take, and how good the features are then.
 """
 
 import argparse
@@ -304,6 +304,7 @@ def stages(args) -> dict[str, tuple]:
         quality += ["--batch-size", "16"]
     short, long = ("1", "2") if small else ("100", "500")
     profiled = ["--batch-size", "8", "--steps", "1", "--epochs", "1"] if small else []
+    compiled = ["--steps", "1", "--batch-size", "8"] if small else ["--batch-size", "512"]
     compared = ["--scale", "0.05", "--rounds", "1", "--batch-sizes", "8"]
     compared = compared if small else ["--scale", "16"]
     return {
@@ -312,6 +313,7 @@ def stages(args) -> dict[str, tuple]:
         "nt_xent": (nt_xent_stage, 40),
         "training": (training_stage, 120),
         "step_profile": (script("step_profile.py", "--device", device, *profiled), 60),
+        "compiled": (script("compiled.py", "--device", device, *compiled), 180),
         "peers": (peers_stage, 150),
         "transform": (script("transform.py", "--device", device, *compared), 90),
         "large_batch": (script("large_batch.py", "--device", device, "--steps", *steps), 150),

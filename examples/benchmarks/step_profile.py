@@ -31,6 +31,11 @@ from sklearn_simclr._run import Run
 from sklearn_simclr.encoders import ConvNetEncoder, ResNetEncoder
 
 PARTS = ("views", "forward", "loss", "backward", "optimizer")
+CASES = [  # encoder, side and channels of the images
+    (ConvNetEncoder(), 8, 1),
+    (ResNetEncoder(width=0.25), 32, 3),
+    (ResNetEncoder(), 32, 3),
+]
 
 
 class Training(NamedTuple):
@@ -131,9 +136,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=3, help="of one step")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    cases = [(ConvNetEncoder(), 8, 1), (ResNetEncoder(width=0.25), 32, 3), (ResNetEncoder(), 32, 3)]
     table = None
-    for encoder, side, channels in cases:
+    for encoder, side, channels in CASES:
         simclr = SimCLRTransformer(
             encoder, batch_size=args.batch_size, random_state=0, device=args.device
         )
