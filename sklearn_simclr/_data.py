@@ -18,6 +18,8 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Generator, Tensor
 
+from sklearn_simclr._placement import placed
+
 _CHANNEL_COUNTS = (1, 3, 4)  # an axis of such a length is taken for the channels
 _LARGEST_UNIT_PIXEL = 2  # room for interpolation that overshoots [0, 1]
 _BLOCK_VALUES = 2**22  # how many values are read at a time where all are read once
@@ -60,7 +62,7 @@ class Samples:
         """Return the samples at `index`, an integer tensor on the CPU."""
         if self._resident is None:
             return self._placed(self._read(index))
-        return self._scaled(self._resident[index.to(self.device, non_blocking=True)])
+        return self._scaled(self._resident[placed(index, self.device)])
 
     @property
     def noun(self) -> str:
@@ -90,7 +92,7 @@ class Samples:
         return rows.pin_memory() if pins else rows
 
     def _placed(self, rows: Tensor) -> Tensor:
-        return self._scaled(rows.to(self.device, non_blocking=True))
+        return self._scaled(placed(rows, self.device))
 
     def _scaled(self, rows: Tensor) -> Tensor:
         """Turn rows (k, values) on the device into a batch, in memory of its own."""
@@ -124,7 +126,7 @@ class Samples:
         resident = torch.empty(shape, dtype=dtype, device=self.device)
         indices = _block_indices(self.rows)
         for index, rows in zip(indices, _read_ahead(self._read, indices), strict=True):
-            resident[index[0] : index[-1] + 1] = rows.to(self.device, non_blocking=True)
+            resident[index[0] : index[-1] + 1] = placed(rows, self.device)
         return resident
 
 
@@ -148,7 +150,7 @@ class TensorRows:
 
     def __getitem__(self, index: np.ndarray) -> Tensor:
         """Copy the rows at `index`, whole numbers (k,)."""
-        index = torch.from_numpy(index).to(self.device, non_blocking=True)
+        index = placed(torch.from_numpy(index), self.device)
         return self.tensor.index_select(0, index)
 
 

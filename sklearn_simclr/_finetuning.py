@@ -19,6 +19,7 @@ from sklearn_simclr._device import (
 )
 from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
+from sklearn_simclr._placement import placed
 from sklearn_simclr._views import Views
 
 _RECORDS = 10  # in a training
@@ -63,7 +64,7 @@ class Task(NamedTuple):
 
     def loss(self, logits: Tensor, index: Tensor) -> Tensor:
         """Return the mean cross entropy of the rows at `index`, in float32."""
-        targets = self.targets[index].to(logits.device, non_blocking=True)
+        targets = placed(self.targets[index], logits.device)
         return F.cross_entropy(logits.float() / self.temperature, targets)
 
 

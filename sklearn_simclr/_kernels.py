@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sklearn_simclr._placement import placed
+
 _CACHED_VALUES = 2**17  # how much a CPU works on at a time: half a MiB of float32
 _LARGE_SIDE = 64  # from where on a CPU resizes faster pixel by pixel than by matrix products
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, the weights torchvision uses
+_CONTRAST, _SATURATION, _HUE = 1, 2, 3  # in an order of the operations on colours; brightness is 0
 
 
 def resized_crop(
@@ -66,6 +69,7 @@ def resized_crop(
             _resize_box(*each)
         return views
     n_at_once = _few(views[0].numel()) if on_cpu else len(batch)
+    flip, boxes = placed(flip, batch.device), placed(boxes, batch.device)
     parts = (part.split(n_at_once) for part in (views, batch, flip))
     for some in zip(*parts, boxes.split(n_at_once, dim=1), strict=True):
         _resize_boxes(*some)
@@ -94,9 +98,7 @@ def _resize_boxes(views: Tensor, images: Tensor, flip: Tensor, boxes: Tensor) ->
     rows = _interpolation_matrix(top, height, in_height, out_height)  # (n, out_h, in_h)
     columns = _interpolation_matrix(left, width, in_width, out_width)  # (n, out_w, in_w)
     columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    rows, columns = (
-        matrix.to(views.device, views.dtype, non_blocking=True) for matrix in (rows, columns)
-    )
+    rows, columns = rows.to(views.dtype), columns.to(views.dtype)
     if images.dtype == torch.uint8:
         images = images.to(views.dtype).div_(255)
     # Columns first, all channels of an image in one product, then rows channel by channel.
@@ -152,14 +154,12 @@ def color_jitter(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
 
 def jitter_rows(images: Tensor, chosen: Tensor, order: Tensor, factors: Tensor) -> None:
     """Replace the chosen rows of `images`, in place, by their `color_jitter`."""
-    index = chosen.nonzero().squeeze(1)
-    if _is_on_cpu(images):
-        steps = _sample_by_sample(index, order, images[0].numel())
-    else:
-        steps = _operation_by_operation(index, order)
+    if not _is_on_cpu(images):
+        update_rows(images, chosen, _jitter_in_few_calls, order, factors)
+        return
     operations = COLOR_OPERATIONS if images.shape[1] == 3 else COLOR_OPERATIONS[:2]
-    for index, numbers in steps:
-        rows, params = _take(images, index), _at(index, factors, images.device)
+    for index, numbers in _sample_by_sample(chosen.nonzero().squeeze(1), order, images[0].numel()):
+        rows, params = _take(images, index), factors[index]
         for number in numbers:
             if number < len(operations):
                 operations[number](rows, params[:, number])
@@ -177,11 +177,45 @@ def _sample_by_sample(
             yield few, order[few[0]].tolist()
 
 
-def _operation_by_operation(index: Tensor, order: Tensor) -> Iterator[tuple[Tensor, list[int]]]:
-    """One operation of as many samples as have it at one place of their order: few calls."""
-    for turn in order[index].T:
-        for number in range(len(COLOR_OPERATIONS)):
-            yield index[turn == number], [number]
+def _jitter_in_few_calls(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
+    """Do the `color_jitter` of all images at once: the blends before the hue, it, those after.
+
+    Each image has three blends in an order of its own, of which some number comes before its hue. A
+    blend of factor 1 changes nothing, and holds the place of those that are on the other side.
+    """
+    has_colours = images.shape[1] == 3
+    is_hue = (order == _HUE).int()
+    blends = order.gather(1, is_hue.argsort(dim=1, stable=True))[:, :_HUE]  # (n, 3)
+    is_contrast, is_saturation = blends == _CONTRAST, blends == _SATURATION
+    factor = factors.gather(1, blends)
+    if not has_colours:
+        factor = factor.masked_fill(is_saturation, 1)
+    kinds = torch.stack([is_contrast, is_saturation]).to(images.dtype)  # (2, n, 3)
+    is_before = torch.arange(_HUE, device=order.device) < is_hue.argmax(1, keepdim=True)
+    images = _blended(images, factor.masked_fill(~is_before, 1), kinds)
+    if has_colours:
+        adjust_hue_(images, factors[:, _HUE])
+    return _blended(images, factor.masked_fill(is_before, 1), kinds)
+
+
+def _blended(images: Tensor, factors: Tensor, kinds: Tensor) -> Tensor:
+    """Blend images (n, c, h, w) with black, their mean grey or grayscale version, several times.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n, c, h, w)
+    factors : Tensor of shape (n, k)
+        Of each of the k blends.
+    kinds : Tensor of shape (2, n, k)
+        1 where a blend is with the mean grey, and where it is with the grayscale version.
+    """
+    factors, kinds = factors.T[..., None, None, None], kinds.movedim(2, 0)[..., None, None, None]
+    for factor, (is_contrast, is_saturation) in zip(factors, kinds, strict=True):
+        grey = grayscale(images)
+        mean = grey.mean((2, 3), keepdim=True)
+        other = torch.addcmul(mean * is_contrast, grey, is_saturation)
+        images = torch.lerp(other, images, factor).clamp_(0, 1)
+    return images
 
 
 def adjust_brightness_(images: Tensor, factor: Tensor) -> None:
@@ -218,7 +252,7 @@ def adjust_hue_(images: Tensor, turn: Tensor) -> None:
     hue.lerp_(torch.add(blue - red, span, alpha=2), is_green)
     hue.lerp_(green - blue, is_red)
     # How far it is from the hue at which a channel is the largest, within 6 spans of it.
-    past = 6 * turn.view(-1, 1) - images.new_tensor([0, 2, 4])  # (n, 3)
+    past = 6 * turn.view(-1, 1) - torch.arange(0, 6, 2, device=images.device)
     past = torch.remainder(past + 5, 6) - 5
     away = torch.addcmul(hue[:, None], span[:, None], past[:, :, None, None])
     # 3 spans there, 0 on the other side of the circle.
@@ -257,7 +291,8 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     # A kernel of 2 * radius + 1 is a tenth of the side, odd; a mirror shows less than the image.
     radius = min(max(height // 20, width // 20, 1), height - 1, width - 1)
     offsets = torch.arange(-radius, radius + 1, device=images.device)
-    kernel = torch.softmax(-0.5 * (offsets / sigma[:, None].to(images.device)) ** 2, dim=1)
+    deviations = offsets / placed(sigma, images.device)[:, None]
+    kernel = torch.softmax(-0.5 * deviations**2, dim=1)
     if _is_on_cpu(images):
         rows = zip(images, kernel[:, radius:].tolist(), sigma.tolist(), strict=True)
         return torch.stack([_blurred(image, *its_own) for image, *its_own in rows])
@@ -317,7 +352,8 @@ def affine(
     """
     height, width = images.shape[-2:]
     rotation, shear_x, shear_y = (torch.deg2rad(a) for a in (angle, shear[:, 0], shear[:, 1]))
-    # Inverse of rotation * shear * scale, then of the shift: output to input coordinates.
+    # Inverse of rotation * shear * scale, then of the shift: output to input coordinates, which
+    # affine_grid counts in half sides instead of pixels.
     cos, sin = (
         torch.cos(rotation - shear_y) / torch.cos(shear_y),
         torch.sin(rotation - shear_y) / torch.cos(shear_y),
@@ -325,16 +361,15 @@ def affine(
     linear = torch.stack(
         [
             torch.cos(rotation) - sin * torch.tan(shear_x),
-            torch.sin(rotation) + cos * torch.tan(shear_x),
-            -sin,
+            (torch.sin(rotation) + cos * torch.tan(shear_x)) * (height / width),
+            -sin * (width / height),
             cos,
         ],
         dim=1,
     ).view(-1, 2, 2) / scale.view(-1, 1, 1)
-    shift = -(linear @ translate[:, :, None])
-    # affine_grid counts in half sides instead of pixels.
-    half = images.new_tensor([width / 2, height / 2])
-    theta = torch.cat([linear * half / half[:, None], shift / half[:, None]], dim=2)
+    along_x, along_y = translate.unbind(1)
+    shift = -(linear @ torch.stack([2 * along_x / width, 2 * along_y / height], dim=1)[:, :, None])
+    theta = placed(torch.cat([linear, shift], dim=2), images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
@@ -420,9 +455,11 @@ def update_rows(images: Tensor, chosen: Tensor, operation, *params: Tensor) -> N
     index = chosen.nonzero().squeeze(1)
     if not len(index):
         return
-    n_at_once = _few(images[0].numel()) if _is_on_cpu(images) else len(index)
-    for some in index.split(n_at_once):
-        its_params = [_at(some, param, images.device) for param in params]
+    params = [placed(param[index], images.device) for param in params]
+    index, on_cpu = placed(index, images.device), _is_on_cpu(images)
+    n_at_once = _few(images[0].numel()) if on_cpu else len(index)
+    parts = (part.split(n_at_once) for part in (index, *params))
+    for some, *its_params in zip(*parts, strict=True):
         _put(images, some, operation(_take(images, some), *its_params))
 
 
@@ -444,22 +481,16 @@ def _few(n_values: int) -> int:
     return max(1, _CACHED_VALUES // n_values)
 
 
-def _at(index: Tensor, params: Tensor, device: torch.device) -> Tensor:
-    """Bring the parameters of the samples at `index` to a device."""
-    return params[index].to(device, non_blocking=True)
-
-
 def _take(images: Tensor, index: Tensor) -> Tensor:
     """Copy the rows at `index`; a single one is not copied."""
-    if len(index) == 1:
+    if len(index) == 1 and _is_on_cpu(images):
         return images[index[0] :][:1]
-    return images.index_select(0, index.to(images.device, non_blocking=True))
+    return images.index_select(0, index)
 
 
 def _put(images: Tensor, index: Tensor, rows: Tensor) -> None:
     """Put back what has become of the rows that were taken."""
-    if len(index) == 1:
-        if rows.data_ptr() != images[index[0]].data_ptr():
-            images[index[0]] = rows[0]
-    else:
-        images.index_copy_(0, index.to(images.device, non_blocking=True), rows)
+    if len(index) > 1 or not _is_on_cpu(images):
+        images.index_copy_(0, index, rows)
+    elif rows.data_ptr() != images[index[0]].data_ptr():
+        images[index[0]] = rows[0]

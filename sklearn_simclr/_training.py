@@ -22,6 +22,7 @@ from sklearn_simclr._distributed import ALONE, World, global_batch_norm
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._micro_batches import MicroBatches, in_halves
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
+from sklearn_simclr._placement import placed
 from sklearn_simclr._views import Views, is_view_of, refusal_of
 from sklearn_simclr.losses import full_precision
 
@@ -51,7 +52,7 @@ class Objective(NamedTuple):
         """Return the loss of the projections of the samples at `index`."""
         labels = self.labels
         if labels is not None:
-            labels = labels[index].to(z1.device, non_blocking=True)
+            labels = placed(labels[index], z1.device)
         return self.loss(z1, z2, labels)
 
 

@@ -26,6 +26,7 @@ from sklearn_simclr._kernels import (
     resized_crop,
     update_rows,
 )
+from sklearn_simclr._placement import placed
 from sklearn_simclr._view_params import (
     CROP_RATIO,
     PROBABILITY,
@@ -294,9 +295,8 @@ class AffineAugmentation(BaseEstimator):
 
     def apply(self, batch: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Make the views that `params` describe; a pure function of its arguments."""
-        params = {key: value.to(batch.device) for key, value in params.items()}
-        noise = params.pop("noise")
-        return affine(batch, **params) + noise
+        maps = {name: value for name, value in params.items() if name != "noise"}
+        return affine(batch, **maps) + placed(params["noise"], batch.device)
 
 
 class FeatureCorruption(BaseEstimator):
@@ -365,8 +365,8 @@ class FeatureCorruption(BaseEstimator):
 
     def apply(self, batch: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Make the views that `params` describe; a pure function of its arguments."""
-        params = {key: value.to(batch.device) for key, value in params.items()}
-        return torch.where(params["corrupted"], batch.gather(0, params["donor"]), batch)
+        corrupted, donor = (placed(params[name], batch.device) for name in ("corrupted", "donor"))
+        return torch.where(corrupted, batch.gather(0, donor), batch)
 
 
 def resolve_augmentation(augmentation, image_shape: tuple | None, view_size: int | None):

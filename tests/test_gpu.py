@@ -159,6 +159,22 @@ def test_one_seed_gives_one_pair_of_views_on_every_device(augmentation):
         assert_allclose(one, other.cpu(), atol=1e-3)
 
 
+def test_a_step_does_not_wait_for_the_gpu(resnet, photos):
+    run = resnet()._prepare(photos[0], None, continuing=False)
+    generator, index = torch.Generator().manual_seed(0), torch.arange(16)
+    run.network.train()
+    for is_watched in (False, True):  # the first step loads and allocates
+        torch.cuda.set_sync_debug_mode("error" if is_watched else "default")
+        try:
+            x = torch.cat(run.views(run.samples.batch(index), generator))
+            z = run.network.head(run.network(x))
+            run.optimizer.zero_grad()
+            run.objective(*z.chunk(2), index).backward()
+            run.optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("loss", ["nt_xent", "nt_logistic", "margin_triplet", "dcl", "supcon"])
 def test_losses_are_those_of_the_cpu(loss):
     z = torch.randn(2, 32, 16, generator=torch.Generator().manual_seed(0))

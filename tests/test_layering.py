@@ -49,6 +49,7 @@ LAYERS = (
         "_whole_files",
         "_workers",
     },
+    {"_placement"},
 )
 DEPENDENCIES = {"joblib", "numpy", "sklearn", "torch", "torchvision"}
 THEIR_OWN = {"PIL", "threadpoolctl"}  # that the dependencies require themselves
