@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ _EVALUATED_ROWS = 256  # at a time, at most
 # On a CPU as many as the first convolution makes this many values of, within bounds: the caches
 # then hold most of what a layer passes on. By measurement of ResNets and small networks.
 _EVALUATED_VALUES, _LEAST_ROWS, _MOST_ROWS = 2**21, 8, 128
+_COLLECTED_BLOCKS = 32  # of evaluated rows, before they go to where they are wanted
 _COMPARED_ROWS = 64  # between processes
 _EPOCH_STREAM, _SCORE_STREAM = 1, 2  # what a seed is derived for
 
@@ -336,14 +338,23 @@ def encode(
     rows = torch.arange(n)[world.share(n)] if is_shared else torch.arange(n)
     indices = rows.split(_rows_at_a_time(network, samples, image_size))
     represent = in_halves(lambda batch: network.represent(_whole(batch, image_size), output_layer))
-    features, start = None, 0
-    for batch in samples.batches(indices):
-        block = represent(batch)
-        if features is None:
-            features = torch.empty((len(rows), block.shape[1]), dtype=torch.float32, device=device)
-        features[start : start + len(block)] = block
-        start += len(block)
+    features = _collected(map(represent, samples.batches(indices)), len(rows), device)
     return world.rows_of_all(features, n) if is_shared else features
+
+
+def _collected(blocks: Iterator[Tensor], n: int, device: torch.device) -> Tensor:
+    """Put blocks of n rows (k, d) in all together, float32 on `device`, some blocks at a time.
+
+    Each transfer from a GPU waits for what it has yet to do.
+    """
+    features, start = None, 0
+    while some := list(islice(blocks, _COLLECTED_BLOCKS)):
+        rows = torch.cat(some)
+        if features is None:
+            features = torch.empty((n, rows.shape[1]), dtype=torch.float32, device=device)
+        features[start : start + len(rows)] = rows
+        start += len(rows)
+    return features
 
 
 def _rows_at_a_time(network: SimCLRNetwork, samples: Samples, image_size: int | None) -> int:

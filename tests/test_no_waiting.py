@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from sklearn_simclr import losses
 from sklearn_simclr._network import build_network
+from sklearn_simclr._training import encode
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
     ColorDrop,
@@ -216,7 +217,7 @@ def network():
 def test_network_and_loss_do_not_wait(network, loss):
     with WatchedGPU() as gpu:
         x = on_gpu(64, 3, 32, 32)
-        z = moved(network).head(network(x))
+        z = moved(network).train().head(network(x))
         loss(*z.chunk(2))
     assert gpu.waits == []
 
@@ -231,3 +232,25 @@ def test_a_step_of_an_optimizer_does_not_wait(network, name):
                 param.grad = torch.empty_like(param)
             optimizer.step()
     assert gpu.waits == []
+
+
+class Rows:
+    """Samples of which only the number counts."""
+
+    device, image_shape = GPU, (32, 32, 3)
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def batches(self, indices):
+        return (on_gpu(len(index), 3, 32, 32) for index in indices)
+
+
+def test_features_are_waited_for_now_and_then(network):
+    with WatchedGPU() as gpu:
+        features = encode(moved(network), Rows(40 * 256), None, 0, CPU)
+    assert features.shape == (40 * 256, network.n_features)
+    assert gpu.waits == [f"copy from {GPU} to {CPU}"] * 2
