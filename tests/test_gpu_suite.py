@@ -1,5 +1,6 @@
 """The benchmark suite for GPUs, in sizes that say nothing: it runs, and goes on where it was."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a compiler")
 def test_the_suite_runs_over_two_calls_and_leaves_all_tables(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)

@@ -95,9 +95,10 @@ def main():
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--networks", type=int, default=len(CASES), help="how many, small first")
     args = parser.parse_args()
     table = None
-    for encoder, side, channels in CASES:
+    for encoder, side, channels in CASES[: args.networks]:
         simclr = SimCLRTransformer(
             encoder, batch_size=args.batch_size, random_state=0, device=args.device
         )

@@ -304,7 +304,11 @@ def stages(args) -> dict[str, tuple]:
         quality += ["--batch-size", "16"]
     short, long = ("1", "2") if small else ("100", "500")
     profiled = ["--batch-size", "8", "--steps", "1", "--epochs", "1"] if small else []
-    compiled = ["--steps", "1", "--batch-size", "8"] if small else ["--batch-size", "512"]
+    compiled = (
+        ["--steps", "1", "--batch-size", "8", "--networks", "1"]
+        if small
+        else ["--batch-size", "512"]
+    )
     compared = ["--scale", "0.05", "--rounds", "1", "--batch-sizes", "8"]
     compared = compared if small else ["--scale", "16"]
     return {
