@@ -154,6 +154,7 @@ def color_jitter(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
 
 def jitter_rows(images: Tensor, chosen: Tensor, order: Tensor, factors: Tensor) -> None:
     """Replace the chosen rows of `images`, in place, by their `color_jitter`."""
+    factors = factors.to(images.dtype)
     if not _is_on_cpu(images):
         update_rows(images, chosen, _jitter_in_few_calls, order, factors)
         return
@@ -296,7 +297,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     if _is_on_cpu(images):
         rows = zip(images, kernel[:, radius:].tolist(), sigma.tolist(), strict=True)
         return torch.stack([_blurred(image, *its_own) for image, *its_own in rows])
-    kernel = kernel.repeat_interleave(channels, 0)[:, None]  # (n * c, 1, k)
+    kernel = kernel.to(images.dtype).repeat_interleave(channels, 0)[:, None]  # (n * c, 1, k)
     padded = F.pad(images, [radius] * 4, mode="reflect").flatten(0, 1)[None]  # (1, n * c, h, w)
     blurred = F.conv2d(padded, kernel[:, :, None], groups=n * channels)
     blurred = F.conv2d(blurred, kernel[..., None], groups=n * channels)
@@ -369,7 +370,7 @@ def affine(
     ).view(-1, 2, 2) / scale.view(-1, 1, 1)
     along_x, along_y = translate.unbind(1)
     shift = -(linear @ torch.stack([2 * along_x / width, 2 * along_y / height], dim=1)[:, :, None])
-    theta = placed(torch.cat([linear, shift], dim=2), images.device)
+    theta = placed(torch.cat([linear, shift], dim=2).to(images.dtype), images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 

@@ -263,6 +263,23 @@ def test_color_jitter_of_images_without_3_channels_changes_brightness_and_contra
 # Blur
 
 
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_operations_take_images_of_any_float_type(dtype):
+    images, ones = rand(6, 3, 40, 40), torch.ones(6)
+    params = SimCLRAugmentation().make_params(images.shape, seeded())
+    operations = [
+        lambda images: color_jitter(images, params["order"], params["factors"]),
+        lambda images: gaussian_blur(images, params["sigma"]),
+        lambda images: affine(images, 10 * ones, torch.ones(6, 2), ones, torch.ones(6, 2)),
+        lambda images: resized_crop(images, *[5 * ones.long()] * 4, ones == 1, 30),
+    ]
+    for operation in operations:
+        result = operation(images.to(dtype))
+        assert result.dtype == dtype
+        assert_close(result.float(), operation(images), atol=1e-5 if dtype.itemsize > 4 else 0.2)
+
+
 @pytest.mark.parametrize("shape", [(33, 33), (48, 64), (96, 40)])
 def test_gaussian_blur_equals_torchvision(shape):
     images = rand(6, 3, *shape)
