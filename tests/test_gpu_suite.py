@@ -31,5 +31,5 @@ def test_the_suite_runs_over_two_calls_and_leaves_all_tables(tmp_path):
     second = run("--minutes", "9")
     assert "All is done." in second and "## Views a second" not in second
     tables = (out / "gpu_suite.md").read_text()
-    for title in ("Views a second", "NT-Xent", "Training", "other code", "`transform`", "sgd"):
+    for title in ("Views a second", "NT-Xent", "Training", "other code", "`transform`", "default"):
         assert title in tables

@@ -7,19 +7,21 @@
 "default" are the defaults of the package, with a whole ResNet-18 and batches of 512; "sgd" is the
 same network by the usual recipe for it, SGD with momentum and milder views.
 
-The state of the training is kept in RECIPE.joblib (or --state) after every epoch. A call trains
-for --minutes at most, and the next one goes on from there with what the optimizer remembers; once
-all epochs are done it measures, and adds a row to results/cifar10.md. The schedule of the learning
-rate is that of `fit`, one step an epoch. --n-images, --width and --n-test make it small enough to
-try on a CPU.
+The training is a call of `fit`, which leaves its checkpoints in the folder RECIPE (or --state). A
+call of the script trains for --minutes at most and then interrupts `fit`; the next one goes on from
+the last checkpoint. Once all epochs are done it measures, and adds a row to results/cifar10.md with
+the seconds of all calls. --n-images, --width and --n-test make it small enough to try on a CPU.
 """
 
+import _thread
 import argparse
-import os
+import contextlib
+import json
+import threading
 import time
+import warnings
 from pathlib import Path
 
-import joblib
 import numpy as np
 from common import Table, cifar10, knn_accuracy, linear_accuracy, machine, subset
 from sklearn.frozen import FrozenEstimator
@@ -27,14 +29,13 @@ from sklearn.frozen import FrozenEstimator
 from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
 from sklearn_simclr.augmentation import SimCLRAugmentation
 from sklearn_simclr.encoders import ResNetEncoder
-from sklearn_simclr.optim import scaled_learning_rate, warmup_cosine
+from sklearn_simclr.optim import scaled_learning_rate
 
-WARMUP_EPOCHS = 10
 LABELLED_SHARES = (0.01, 0.1)
 
 
 def recipe(name: str, width: float, batch_size: int | None) -> SimCLRTransformer:
-    """Make the transformer of a recipe; its learning rate is the peak of the schedule."""
+    """Make the transformer of a recipe."""
     if name == "paper":
         batch_size = batch_size or 1024
         return SimCLRTransformer(
@@ -56,26 +57,36 @@ def recipe(name: str, width: float, batch_size: int | None) -> SimCLRTransformer
             learning_rate=scaled_learning_rate(batch_size, base=0.06),
             batch_size=batch_size,
         )
-    return SimCLRTransformer(ResNetEncoder(width=width), learning_rate=0.03, batch_size=batch_size)
+    return SimCLRTransformer(ResNetEncoder(width=width), batch_size=batch_size)
 
 
-def train(state: Path, simclr, X, n_epochs: int, minutes: float) -> dict:
-    """Train for a slice of time; return the state, also kept in a file after every epoch."""
-    run = {"simclr": simclr, "peak": simclr.learning_rate, "epoch": 0, "seconds": 0.0}
-    if state.exists():
-        run = joblib.load(state)
-    begin = time.perf_counter()
-    while run["epoch"] < n_epochs and time.perf_counter() - begin < 60 * minutes:
-        start = time.perf_counter()
-        n_warmup = min(WARMUP_EPOCHS, n_epochs // 10)
-        rate = run["peak"] * warmup_cosine(run["epoch"], n_epochs, n_warmup)
-        run["simclr"].set_params(learning_rate=rate).partial_fit(X)
-        run["epoch"] += 1
-        run["seconds"] += time.perf_counter() - start
-        joblib.dump(run, state.with_suffix(".new"))
-        os.replace(state.with_suffix(".new"), state)  # never half a file
-        print(f"epoch {run['epoch']}/{n_epochs}  loss {run['simclr'].loss_:.4f}", flush=True)
-    return run
+@contextlib.contextmanager
+def interrupted_after(seconds: float):
+    """Let Ctrl-C come from the clock."""
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), _thread.interrupt_main)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def train(simclr, X, minutes: float) -> float | None:
+    """Train for a slice of time; return the seconds of all slices once all epochs are done."""
+    record = Path(simclr.checkpoint_dir) / "seconds.json"
+    before = json.loads(record.read_text()) if record.exists() else 0.0
+    start = time.perf_counter()
+    with (
+        interrupted_after(60 * minutes),
+        contextlib.suppress(KeyboardInterrupt),  # in the first epoch; later ones are a warning
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Training interrupted by user")
+        simclr.fit(X)
+    seconds = before + time.perf_counter() - start
+    record.write_text(json.dumps(seconds))
+    return seconds if getattr(simclr, "n_iter_", 0) == simclr.max_epochs else None
 
 
 def fine_tuned_accuracy(simclr, data, share: float, seed: int) -> float:
@@ -86,10 +97,9 @@ def fine_tuned_accuracy(simclr, data, share: float, seed: int) -> float:
     return 100 * classifier.fit(X_labelled, y_labelled).score(X_test, y_test)
 
 
-def evaluate(run: dict, data, shares: tuple[float, ...], seed: int) -> list[str]:
+def evaluate(simclr, data, shares: tuple[float, ...], seed: int) -> list[str]:
     """Return the cells of a row: kNN, linear, fine-tuned on shares of the labels."""
     X_train, y_train, X_test, y_test = data
-    simclr = run["simclr"]
     features = simclr.transform(X_train), y_train, simclr.transform(X_test), y_test
     accuracies = [knn_accuracy(*features), linear_accuracy(*features)]
     accuracies += [fine_tuned_accuracy(simclr, data, share, seed) for share in shares]
@@ -104,7 +114,7 @@ def main():
     parser.add_argument("--data", help=".npz file, or folder to download to")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=np.inf, help="of training in this call")
-    parser.add_argument("--state", type=Path, help="file that keeps the training")
+    parser.add_argument("--state", type=Path, help="folder that keeps the training")
     parser.add_argument("--n-images", type=int, help="train on a part of the images")
     parser.add_argument("--n-test", type=int, help="test on a part of the images")
     parser.add_argument("--width", type=float, default=1.0)
@@ -118,11 +128,15 @@ def main():
     if args.n_test:
         X_test, y_test = subset(X_test, y_test, args.n_test)
 
-    simclr = recipe(args.recipe, args.width, args.batch_size).set_params(random_state=args.seed)
-    state = args.state or Path(f"{args.recipe}.joblib")
-    run = train(state, simclr, X_train, args.epochs, args.minutes)
-    if run["epoch"] < args.epochs:
-        print(f"{run['epoch']} of {args.epochs} epochs done; call again to go on from {state}.")
+    state = args.state or Path(args.recipe)
+    state.mkdir(parents=True, exist_ok=True)
+    simclr = recipe(args.recipe, args.width, args.batch_size)
+    simclr.set_params(
+        max_epochs=args.epochs, checkpoint_dir=state, random_state=args.seed, verbose=1
+    )
+    seconds = train(simclr, X_train, args.minutes)
+    if seconds is None:
+        print(f"Not all epochs are done; call again to go on from {state}.")
         return
     shares = () if args.no_fine_tuning else LABELLED_SHARES
     table = Table(
@@ -132,8 +146,8 @@ def main():
         machine(),
         ["epochs", "kNN (%)", "linear (%)", *(f"{s:.0%} of labels (%)" for s in shares), "seconds"],
     )
-    cells = evaluate(run, (X_train, y_train, X_test, y_test), shares, args.seed)
-    table.add(str(args.epochs), *cells, f"{run['seconds']:.0f}")
+    cells = evaluate(simclr, (X_train, y_train, X_test, y_test), shares, args.seed)
+    table.add(str(args.epochs), *cells, f"{seconds:.0f}")
     table.save()
 
 
