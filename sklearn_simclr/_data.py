@@ -18,7 +18,7 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Generator, Tensor
 
-from sklearn_simclr._placement import placed
+from sklearn_simclr._placement import pinned, placed
 
 _CHANNEL_COUNTS = (1, 3, 4)  # an axis of such a length is taken for the channels
 _LARGEST_UNIT_PIXEL = 2  # room for interpolation that overshoots [0, 1]
@@ -87,9 +87,7 @@ class Samples:
 
     def _read(self, index: Tensor) -> Tensor:
         """Return the rows at `index` as they are, (k, values), uint8 or float32, where they lie."""
-        rows = _plain(self.rows[index.numpy()])
-        pins = self.device.type == "cuda" and rows.device.type == "cpu"
-        return rows.pin_memory() if pins else rows
+        return pinned(_plain(self.rows[index.numpy()]), self.device)
 
     def _placed(self, rows: Tensor) -> Tensor:
         return self._scaled(placed(rows, self.device))

@@ -253,7 +253,7 @@ def adjust_hue_(images: Tensor, turn: Tensor) -> None:
     hue.lerp_(torch.add(blue - red, span, alpha=2), is_green)
     hue.lerp_(green - blue, is_red)
     # How far it is from the hue at which a channel is the largest, within 6 spans of it.
-    past = 6 * turn.view(-1, 1) - torch.arange(0, 6, 2, device=images.device)
+    past = 6 * turn.view(-1, 1) - torch.arange(0, 6, 2, device=images.device)  # (n, 3)
     past = torch.remainder(past + 5, 6) - 5
     away = torch.addcmul(hue[:, None], span[:, None], past[:, :, None, None])
     # 3 spans there, 0 on the other side of the circle.

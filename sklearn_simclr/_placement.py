@@ -5,10 +5,14 @@ from torch import Tensor
 
 
 def placed(values: Tensor, device: torch.device) -> Tensor:
-    """Bring values to a device; a GPU gets them in their turn, and nobody waits for it.
+    """Bring values to a device; a GPU gets them in their turn, and nobody waits for it."""
+    return pinned(values, device).to(device, non_blocking=device.type == "cuda")
 
-    CUDA reads memory that it has pinned when it comes to it. For any other it may wait first.
+
+def pinned(values: Tensor, device: torch.device) -> Tensor:
+    """Put values that are to go from the CPU to a GPU where it fetches them when it comes to it.
+
+    CUDA may wait first for what lies in other memory.
     """
-    if device.type == "cuda" and values.device.type == "cpu":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
+    is_sent = device.type == "cuda" and values.device.type == "cpu"
+    return values.pin_memory() if is_sent else values

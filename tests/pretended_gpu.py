@@ -16,22 +16,12 @@ from torch.utils._pytree import tree_leaves
 from sklearn_simclr import losses
 from sklearn_simclr._network import build_network
 from sklearn_simclr._training import encode
+from sklearn_simclr._view_parts import ViewPart
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
-    ColorDrop,
-    ColorJitter,
     Compose,
-    Crop,
-    Cutout,
     FeatureCorruption,
-    Flip,
-    GaussianBlur,
-    GaussianNoise,
-    QuarterTurns,
-    Rotation,
     SimCLRAugmentation,
-    Sobel,
-    Solarize,
     two_views,
 )
 from sklearn_simclr.encoders import ResNetEncoder
@@ -112,24 +102,7 @@ def on_gpu(*shape, dtype=torch.float32):
     return torch.empty(shape, dtype=dtype, device=GPU)
 
 
-EVERY_PART = Compose(
-    [
-        (part.__name__.lower(), part())
-        for part in (
-            Crop,
-            Flip,
-            QuarterTurns,
-            Rotation,
-            Cutout,
-            ColorJitter,
-            ColorDrop,
-            GaussianBlur,
-            GaussianNoise,
-            Solarize,
-            Sobel,
-        )
-    ]
-)
+EVERY_PART = Compose([(part.__name__, part()) for part in ViewPart.__subclasses__()])
 
 
 @pytest.mark.parametrize(
