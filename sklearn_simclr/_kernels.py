@@ -1,7 +1,6 @@
 """Operations of the views on batches: each image has its own parameters; nothing is drawn."""
 
 import math
-from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -12,6 +11,7 @@ from sklearn_simclr._placement import placed
 
 _CACHED_VALUES = 2**17  # how much a CPU works on at a time: half a MiB of float32
 _LARGE_SIDE = 64  # from where on a CPU resizes faster pixel by pixel than by matrix products
+_LONG_LINE = 160  # from where on a CPU blurs faster by convolutions than by sums, in pixels
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, the weights torchvision uses
 _CONTRAST, _SATURATION, _HUE = 1, 2, 3  # in an order of the operations on colours; brightness is 0
 
@@ -80,12 +80,13 @@ def _resize_box(view: Tensor, image: Tensor, is_flipped: bool, box: list[int]) -
     """Resize a box of one image (c, h, w) into `view`, as large images take less time for."""
     top, left, height, width = box
     image = image[None, :, top : top + height, left : left + width]
+    image = image.flip(3) if is_flipped else image
     is_bytes = image.dtype == torch.uint8
     # The order in memory that torch resizes fastest.
     layout = torch.channels_last if is_bytes else torch.contiguous_format
     image = image.contiguous(memory_format=layout)
-    resized = F.interpolate(image, view.shape[1:], mode="bilinear", antialias=True)[0]
-    view.copy_(resized.flip(2) if is_flipped else resized)
+    resized = F.interpolate(image, view.shape[1:], mode="bilinear", antialias=True)
+    view.copy_(resized[0])
     if is_bytes:
         view.div_(255)
 
@@ -154,31 +155,31 @@ def color_jitter(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
 
 def jitter_rows(images: Tensor, chosen: Tensor, order: Tensor, factors: Tensor) -> None:
     """Replace the chosen rows of `images`, in place, by their `color_jitter`."""
-    factors = factors.to(images.dtype)
+    mixes = hue_mixes(factors[:, _HUE]).to(images.dtype)
+    factors = factors[:, :_HUE].to(images.dtype)
     if not _is_on_cpu(images):
-        update_rows(images, chosen, _jitter_in_few_calls, order, factors)
+        update_rows(images, chosen, _jitter_in_few_calls, order, factors, mixes)
         return
     operations = COLOR_OPERATIONS if images.shape[1] == 3 else COLOR_OPERATIONS[:2]
-    for index, numbers in _sample_by_sample(chosen.nonzero().squeeze(1), order, images[0].numel()):
-        rows, params = _take(images, index), factors[index]
-        for number in numbers:
+    index, sizes = _by_order(chosen.nonzero().squeeze(1), order, images[0].numel())
+    params = (param[index].split(sizes) for param in (order, *factors.unbind(1), mixes))
+    for some, numbers, *its_params in zip(index.split(sizes), *params, strict=True):
+        rows = _take(images, some)
+        for number in numbers[0].tolist():
             if number < len(operations):
-                operations[number](rows, params[:, number])
-        _put(images, index, rows)
+                operations[number](rows, its_params[number])
+        _put(images, some, rows)
 
 
-def _sample_by_sample(
-    index: Tensor, order: Tensor, n_values: int
-) -> Iterator[tuple[Tensor, list[int]]]:
-    """All operations of a few samples that have them in one order, so that these stay in cache."""
-    code = order[index] @ order.new_tensor([64, 16, 4, 1])
-    code, by_code = code.sort()
-    for same in index[by_code].split(code.unique_consecutive(return_counts=True)[1].tolist()):
-        for few in same.split(_few(n_values)):
-            yield few, order[few[0]].tolist()
+def _by_order(index: Tensor, order: Tensor, n_values: int) -> tuple[Tensor, list[int]]:
+    """Sort samples by the order of their operations, and size parts that share one and a cache."""
+    code, by_code = (order[index] @ order.new_tensor([64, 16, 4, 1])).sort()
+    counts, few = code.unique_consecutive(return_counts=True)[1].tolist(), _few(n_values)
+    sizes = [min(few, count - done) for count in counts for done in range(0, count, few)]
+    return index[by_code], sizes
 
 
-def _jitter_in_few_calls(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
+def _jitter_in_few_calls(images: Tensor, order: Tensor, factors: Tensor, mixes: Tensor) -> Tensor:
     """Do the `color_jitter` of all images at once: the blends before the hue, it, those after.
 
     Each image has three blends in an order of its own, of which some number comes before its hue. A
@@ -195,7 +196,7 @@ def _jitter_in_few_calls(images: Tensor, order: Tensor, factors: Tensor) -> Tens
     is_before = torch.arange(_HUE, device=order.device) < is_hue.argmax(1, keepdim=True)
     images = _blended(images, factor.masked_fill(~is_before, 1), kinds)
     if has_colours:
-        adjust_hue_(images, factors[:, _HUE])
+        adjust_hue_(images, mixes)
     return _blended(images, factor.masked_fill(is_before, 1), kinds)
 
 
@@ -235,31 +236,41 @@ def adjust_saturation_(images: Tensor, factor: Tensor) -> None:
     torch.lerp(grayscale(images), images, factor.view(-1, 1, 1, 1), out=images).clamp_(0, 1)
 
 
-def adjust_hue_(images: Tensor, turn: Tensor) -> None:
-    """Turn the hue of each image (n, 3, h, w), in place, keeping HSV's saturation and value.
+def adjust_hue_(images: Tensor, mixes: Tensor) -> None:
+    """Turn the hue of each image (n, 3, h, w), in place, by its `hue_mixes` (n, 3, 4).
 
-    Turning the hue keeps the largest and the smallest of a pixel's three channels, so the way
-    through HSV shrinks to one piecewise linear function of the hue for each channel. In units of
-    the span between the two, nothing has to be divided. Choices are made by arithmetic: on CPUs
-    that is several times as fast as ``torch.where``.
+    The largest and the smallest of a pixel's three channels stay, and with them the saturation and
+    the value of HSV. Between these two each channel is linear in the hue.
     """
-    red, green, blue = images.unbind(1)
-    high = torch.maximum(torch.maximum(red, green), blue)
-    low = torch.minimum(torch.minimum(red, green), blue)
-    span = high - low
-    is_red, is_green = red.clone().eq_(high), green.clone().eq_(high)
-    # The hue in sixths of a turn from red, times the span: from -1 to 5 spans.
-    hue = torch.add(red - green, span, alpha=4)
-    hue.lerp_(torch.add(blue - red, span, alpha=2), is_green)
-    hue.lerp_(green - blue, is_red)
-    # How far it is from the hue at which a channel is the largest, within 6 spans of it.
-    past = 6 * turn.view(-1, 1) - torch.arange(0, 6, 2, device=images.device)  # (n, 3)
-    past = torch.remainder(past + 5, 6) - 5
-    away = torch.addcmul(hue[:, None], span[:, None], past[:, :, None, None])
-    # 3 spans there, 0 on the other side of the circle.
-    near = away.abs_().sub_(span[:, None], alpha=3).abs_()
-    near.add_((low - span)[:, None])
-    torch.clamp(near, low[:, None], high[:, None], out=images)
+    high, low = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
+    mixed = torch.bmm(mixes[:, :, :3], images.flatten(2)).view_as(images)
+    mixed.add_(torch.add(high, low).mul_(mixes[:, :1, 3:, None]))
+    torch.clamp(mixed, low, high, out=images)
+
+
+def hue_mixes(turn: Tensor) -> Tensor:
+    """Weights (n, 3, 4) with which turned channels mix red, green, blue and largest plus smallest.
+
+    A turn is some thirds of the circle, each of which moves every channel to the next, and a rest
+    of at most a sixth to either side. Let t be that rest in sixths, from 0 to 1, and a, b, c be a
+    channel, the next one on that side and the one before it. Then a becomes::
+
+        (1 - t) (high + low) + a - b + (2 t - 1) c,  clipped to [low, high]
+
+    Where c is the largest, this is low + (a - b) + t (high - low): of a and b one is the lowest
+    there, and b falls before a rises. Where c is the smallest, it is high + (a - b) -
+    t (high - low): b rises before a falls. Elsewhere a is itself the largest or the smallest, and
+    clipping leaves it what it was.
+    """
+    sixths = 6 * turn[:, None]
+    thirds = torch.round(sixths / 2)
+    rest = sixths - 2 * thirds  # from -1 to 1
+    side, t = torch.where(rest < 0, -1, 1), rest.abs()
+    channel = torch.arange(3, device=turn.device)
+    role = ((channel + thirds) * side).remainder(3).long()  # 0: itself, 1: next, 2: before it
+    of_role = torch.cat([torch.ones_like(t), -torch.ones_like(t), 2 * t - 1], dim=1)
+    weights = of_role.gather(1, role)[:, (channel - channel[:, None]) % 3]  # (n, 3, 3)
+    return torch.cat([weights, (1 - t)[:, None].expand(-1, 3, 1)], dim=2)
 
 
 COLOR_OPERATIONS = (adjust_brightness_, adjust_contrast_, adjust_saturation_, adjust_hue_)
@@ -288,35 +299,75 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     >>> torch.allclose(gaussian_blur(flat, torch.tensor([2.0])), flat)
     True
     """
-    n, channels, height, width = images.shape
+    images = images.clone()
+    blur_rows(images, torch.ones(len(images), dtype=torch.bool), sigma)
+    return images
+
+
+def blur_rows(images: Tensor, chosen: Tensor, sigma: Tensor) -> None:
+    """Replace the chosen rows of `images`, in place, by their `gaussian_blur`."""
+    if not _is_on_cpu(images):
+        update_rows(images, chosen, _blurred, sigma)
+        return
+    index = chosen.nonzero().squeeze(1)
+    kernels = _blur_kernels(sigma[index], *images.shape[2:])
+    radius = kernels.shape[1] // 2
+    has_long_lines = min(images.shape[2:]) >= _LONG_LINE and images.dtype == torch.float32
+    blurred = _convolved if has_long_lines and _has_onednn() else _summed
+    for row, kernel in zip(index.tolist(), kernels, strict=True):
+        # At least one neighbour: a convolution with a single value takes oneDNN a long time.
+        reach = min(max(int(kernel.count_nonzero()) // 2, 1), radius)
+        images[row] = blurred(images[row], kernel[radius - reach : radius + reach + 1])
+
+
+def _blur_kernels(sigma: Tensor, height: int, width: int) -> Tensor:
+    """Make a kernel for each sigma (n, k); beyond 5 sigma, where float32 ends, it is 0."""
     # A kernel of 2 * radius + 1 is a tenth of the side, odd; a mirror shows less than the image.
     radius = min(max(height // 20, width // 20, 1), height - 1, width - 1)
-    offsets = torch.arange(-radius, radius + 1, device=images.device)
-    deviations = offsets / placed(sigma, images.device)[:, None]
-    kernel = torch.softmax(-0.5 * deviations**2, dim=1)
-    if _is_on_cpu(images):
-        rows = zip(images, kernel[:, radius:].tolist(), sigma.tolist(), strict=True)
-        return torch.stack([_blurred(image, *its_own) for image, *its_own in rows])
-    kernel = kernel.to(images.dtype).repeat_interleave(channels, 0)[:, None]  # (n * c, 1, k)
-    padded = F.pad(images, [radius] * 4, mode="reflect").flatten(0, 1)[None]  # (1, n * c, h, w)
-    blurred = F.conv2d(padded, kernel[:, :, None], groups=n * channels)
-    blurred = F.conv2d(blurred, kernel[..., None], groups=n * channels)
-    return blurred.view_as(images)
+    deviations = torch.arange(-radius, radius + 1, device=sigma.device) / sigma[:, None]
+    log_weights = (-0.5 * deviations**2).masked_fill_(deviations.abs() > 5, -math.inf)
+    return torch.softmax(log_weights, dim=1).float()
 
 
-def _blurred(image: Tensor, half_kernel: list[float], sigma: float) -> Tensor:
-    """Blur one image (c, h, w) by adding up as many shifted copies as count, within 4 sigma."""
-    centre, *sides = half_kernel[: math.ceil(4 * sigma) + 1]
+def _summed(image: Tensor, kernel: Tensor) -> Tensor:
+    """Blur one image (c, h, w) by adding up shifted copies."""
+    *sides, centre = kernel[: len(kernel) // 2 + 1].tolist()
     height, width = image.shape[1:]
     padded = F.pad(image, [len(sides)] * 4, mode="reflect")
     for axis, length in ((1, height), (2, width)):
         blurred = padded.narrow(axis, len(sides), length) * centre
-        for distance, weight in enumerate(sides, start=1):
-            before = padded.narrow(axis, len(sides) - distance, length)
-            after = padded.narrow(axis, len(sides) + distance, length)
-            blurred.add_(before + after, alpha=weight)
+        for before, weight in enumerate(sides):
+            after = 2 * len(sides) - before
+            both = padded.narrow(axis, before, length) + padded.narrow(axis, after, length)
+            blurred.add_(both, alpha=weight)
         padded = blurred
     return blurred
+
+
+def _convolved(image: Tensor, kernel: Tensor) -> Tensor:
+    """Blur one image (c, h, w) by convolutions of many channels, which oneDNN is fast at."""
+    radius = len(kernel) // 2
+    columns = F.pad(image, [0, 0, radius, radius], mode="reflect").mT
+    rows = F.pad(_convolved_lines(columns, kernel).mT, [radius, radius, 0, 0], mode="reflect")
+    return _convolved_lines(rows, kernel)
+
+
+def _convolved_lines(lines: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve lines (c, n_lines, length), each a channel."""
+    weight = kernel.expand(lines.shape[1], 1, 1, -1)
+    return F.conv2d(lines[:, :, None], weight, groups=len(weight))[:, :, 0]
+
+
+def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each image (n, c, h, w) with its own sigma, all of them at once."""
+    n, channels, height, width = images.shape
+    kernels = _blur_kernels(sigma, height, width).to(images.dtype)
+    radius = kernels.shape[1] // 2
+    kernels = kernels.repeat_interleave(channels, 0)[:, None]  # (n * c, 1, k)
+    padded = F.pad(images, [radius] * 4, mode="reflect").flatten(0, 1)[None]  # (1, n * c, h, w)
+    blurred = F.conv2d(padded, kernels[:, :, None], groups=n * channels)
+    blurred = F.conv2d(blurred, kernels[..., None], groups=n * channels)
+    return blurred.view_as(images)
 
 
 def affine(
@@ -468,6 +519,9 @@ def grayscale(images: Tensor) -> Tensor:
     """Grey version (n, 1, h, w); the mean of the channels unless there are 3."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
+    if _is_on_cpu(images):
+        weights = images.new_tensor(_LUMA).expand(len(images), 1, 3)
+        return torch.bmm(weights, images.flatten(2)).unflatten(2, images.shape[2:])
     red, green, blue = images.split(1, dim=1)
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
@@ -475,6 +529,11 @@ def grayscale(images: Tensor) -> Tensor:
 def _is_on_cpu(images: Tensor) -> bool:
     """Whether what fits its cache is faster, rather than what takes few calls."""
     return images.device.type == "cpu"
+
+
+def _has_onednn() -> bool:
+    """Whether torch's convolutions on a CPU are oneDNN's."""
+    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
 
 
 def _few(n_values: int) -> int:
@@ -485,7 +544,7 @@ def _few(n_values: int) -> int:
 def _take(images: Tensor, index: Tensor) -> Tensor:
     """Copy the rows at `index`; a single one is not copied."""
     if len(index) == 1 and _is_on_cpu(images):
-        return images[index[0] :][:1]
+        return images.narrow(0, int(index), 1)
     return images.index_select(0, index)
 
 
@@ -493,5 +552,5 @@ def _put(images: Tensor, index: Tensor, rows: Tensor) -> None:
     """Put back what has become of the rows that were taken."""
     if len(index) > 1 or not _is_on_cpu(images):
         images.index_copy_(0, index, rows)
-    elif rows.data_ptr() != images[index[0]].data_ptr():
-        images[index[0]] = rows[0]
+    elif rows.data_ptr() != images[int(index)].data_ptr():
+        images[int(index)] = rows[0]

@@ -14,11 +14,11 @@ from torch import Generator, Tensor
 
 from sklearn_simclr._kernels import (
     add_noise,
-    color_jitter,
+    blur_rows,
     erase,
-    gaussian_blur,
     grayscale,
     invert_bright,
+    jitter_rows,
     quarter_turns,
     resized_crop,
     rotate,
@@ -341,7 +341,9 @@ class ColorJitter(ViewPart):
 
     def apply(self, batch: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Make the views that `params` describe; a pure function of its arguments."""
-        return _updated(batch, params["chosen"], color_jitter, params["order"], params["factors"])
+        views = batch.clone()
+        jitter_rows(views, params["chosen"], params["order"], params["factors"])
+        return views
 
 
 class ColorDrop(ViewPart):
@@ -465,7 +467,9 @@ class GaussianBlur(ViewPart):
 
     def apply(self, batch: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Make the views that `params` describe; a pure function of its arguments."""
-        return _updated(batch, params["chosen"], gaussian_blur, params["sigma"])
+        views = batch.clone()
+        blur_rows(views, params["chosen"], params["sigma"])
+        return views
 
 
 class Sobel(ViewPart):

@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 from sklearn_simclr._composition import Compose, parts_of, skipped_by
 from sklearn_simclr._kernels import (
     affine,
+    blur_rows,
     color_jitter,
     gaussian_blur,
     grayscale,
@@ -210,7 +211,7 @@ class SimCLRAugmentation(BaseEstimator):
         if view.shape[1] == 3:
             update_rows(view, params["grayscale"], lambda rows: grayscale(rows).expand_as(rows))
         if max(view.shape[-2:]) > _LARGEST_SHARP_SIDE:
-            update_rows(view, params["blur"], gaussian_blur, params["sigma"])
+            blur_rows(view, params["blur"], params["sigma"])
         return view
 
 
