@@ -98,28 +98,40 @@ class LARS(torch.optim.Optimizer):
         """
         loss = _evaluated(closure)
         for group in self.param_groups:
+            alike = defaultdict(list)
             for param in group["params"]:
                 if param.grad is not None:
-                    self._update(param, group)
+                    alike[param.device, param.dtype, param.ndim > 1].append(param)
+            for (*_, is_adapted), params in alike.items():
+                self._update(params, group, is_adapted)
         return loss
 
-    def _update(self, param: Tensor, group: dict) -> None:
-        update = param.grad
-        if param.ndim > 1:
-            update = update.add(param, alpha=group["weight_decay"])
-            update = update * _trust_ratio(param, update, group["trust_coefficient"])
-        state = self.state[param]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(param)
-        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update, alpha=group["lr"])
-        param.sub_(buffer)
+    def _update(self, params: list[Tensor], group: dict, is_adapted: bool) -> None:
+        """Move the parameters, in few calls."""
+        updates = [param.grad for param in params]
+        if is_adapted:
+            updates = torch._foreach_add(updates, params, alpha=group["weight_decay"])
+            ratios = _trust_ratios(params, updates, group["trust_coefficient"])
+            torch._foreach_mul_(updates, ratios)
+        buffers = _momentum_buffers(self, params)
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, updates, alpha=group["lr"])
+        torch._foreach_sub_(params, buffers)
 
 
-def _trust_ratio(param: Tensor, grad: Tensor, coefficient: float) -> Tensor:
-    """LARS's local learning rate, a scalar left on the device; 1 where a norm is zero."""
-    w_norm, g_norm = param.norm(), grad.norm()
+def _trust_ratios(params: list[Tensor], grads: list[Tensor], coefficient: float) -> list[Tensor]:
+    """LARS's local learning rates, scalars left on the device; 1 where a norm is zero."""
+    w_norm, g_norm = (torch.stack(torch._foreach_norm(tensors)) for tensors in (params, grads))
     usable = (w_norm > 0) & (g_norm > 0)
-    return torch.where(usable, coefficient * w_norm / g_norm, torch.ones_like(w_norm))
+    return list(torch.where(usable, coefficient * w_norm / g_norm, 1).unbind())
+
+
+def _momentum_buffers(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> list[Tensor]:
+    """Return what an optimizer remembers of the gradients of parameters; zeros at first."""
+    for param in params:
+        if "momentum_buffer" not in optimizer.state[param]:
+            optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
+    return [optimizer.state[param]["momentum_buffer"] for param in params]
 
 
 class Muon(torch.optim.Optimizer):
@@ -216,11 +228,7 @@ class Muon(torch.optim.Optimizer):
 
     def _momenta(self, params: list[Tensor], momentum: float) -> list[Tensor]:
         """Take the gradients in, and return what is to come next."""
-        for param in params:
-            if "momentum_buffer" not in self.state[param]:
-                self.state[param]["momentum_buffer"] = torch.zeros_like(param)
-        gradients = [param.grad for param in params]
-        buffers = [self.state[param]["momentum_buffer"] for param in params]
+        gradients, buffers = [param.grad for param in params], _momentum_buffers(self, params)
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         return torch._foreach_lerp(gradients, buffers, momentum)
 
