@@ -1,7 +1,9 @@
 """Operations of the views on batches: each image has its own parameters; nothing is drawn."""
 
 import math
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -16,6 +18,20 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, the weights torchvision uses
 _CONTRAST, _SATURATION, _HUE = 1, 2, 3  # in an order of the operations on colours; brightness is 0
 
 
+def _outside_autocast(operation: Callable) -> Callable:
+    """Let an operation keep the precision of its images, its first argument, in an autocast."""
+    name = next(iter(signature(operation).parameters))
+
+    @wraps(operation)
+    def precise(*args, **kwargs):
+        images = args[0] if args else kwargs[name]
+        with torch.autocast(images.device.type, enabled=False):
+            return operation(*args, **kwargs)
+
+    return precise
+
+
+@_outside_autocast
 def resized_crop(
     batch: Tensor,
     top: Tensor,
@@ -153,6 +169,7 @@ def color_jitter(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
     return images
 
 
+@_outside_autocast
 def jitter_rows(images: Tensor, chosen: Tensor, order: Tensor, factors: Tensor) -> None:
     """Replace the chosen rows of `images`, in place, by their `color_jitter`."""
     mixes = hue_mixes(factors[:, _HUE]).to(images.dtype)
@@ -304,6 +321,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     return images
 
 
+@_outside_autocast
 def blur_rows(images: Tensor, chosen: Tensor, sigma: Tensor) -> None:
     """Replace the chosen rows of `images`, in place, by their `gaussian_blur`."""
     if not _is_on_cpu(images):
@@ -370,6 +388,7 @@ def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
     return blurred.view_as(images)
 
 
+@_outside_autocast
 def affine(
     images: Tensor, angle: Tensor, translate: Tensor, scale: Tensor, shear: Tensor
 ) -> Tensor:
@@ -502,6 +521,7 @@ def resizing_matrices(height: int, width: int, size: int) -> tuple[Tensor, Tenso
     return rows, columns.T.contiguous()
 
 
+@_outside_autocast
 def update_rows(images: Tensor, chosen: Tensor, operation, *params: Tensor) -> None:
     """Replace the chosen rows of `images`, in place, by ``operation(rows, *their_params)``."""
     index = chosen.nonzero().squeeze(1)

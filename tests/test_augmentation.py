@@ -290,6 +290,18 @@ def test_operations_take_images_of_any_float_type(dtype):
 
 
 @pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("shape", [(3, 24, 24), (3, 80, 70), (1, 40, 40)])
+@pytest.mark.parametrize("augmentation", [SimCLRAugmentation(), AffineAugmentation()])
+def test_autocast_leaves_the_views_as_they_are(augmentation, shape):
+    images = rand(12, *shape)
+    params = augmentation.make_params(images.shape, seeded())
+    expected = augmentation.apply(images, params)
+    with torch.autocast("cpu", torch.bfloat16):
+        views = augmentation.apply(images, params)
+    assert torch.equal(views, expected)
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("has_onednn", [True, False])
 @pytest.mark.parametrize("shape", [(33, 33), (48, 64), (96, 40), (160, 221)])
 def test_gaussian_blur_equals_torchvision(shape, has_onednn, monkeypatch):
