@@ -339,7 +339,7 @@ def blur_rows(images: Tensor, chosen: Tensor, sigma: Tensor) -> None:
 
 
 def _blur_kernels(sigma: Tensor, height: int, width: int) -> Tensor:
-    """Make a kernel for each sigma (n, k); beyond 5 sigma, where float32 ends, it is 0."""
+    """Make a kernel for each sigma (n, k); what lies beyond 5 sigma, some millionths, is 0."""
     # A kernel of 2 * radius + 1 is a tenth of the side, odd; a mirror shows less than the image.
     radius = min(max(height // 20, width // 20, 1), height - 1, width - 1)
     deviations = torch.arange(-radius, radius + 1, device=sigma.device) / sigma[:, None]
