@@ -9,15 +9,19 @@ everything in sizes that say nothing, on whatever device there is.
 
 The figures: views a second on the device; NT-Xent of 8192 images, time and memory; ResNet-18 at 32
 pixels in batches of 512, seconds an epoch, model FLOP utilisation, the share of the time in which
-the device has work, and the same network trained by lightly, where it is installed, and by a plain
-loop over a DataLoader, as public code does; the parts of a step; a step with torch.compile and CUDA
-graphs; `transform` beside a bare forward pass; a step of 4096 images of a ResNet-50; and how long
-50 and 250 epochs of the defaults on CIFAR-10 take, and how good the features are then.
+the device has work; the same network trained by lightly, where it is installed, and by other code,
+where --script is simclr-cifar10.py of https://github.com/dkobak/simclr-cifar10; the parts of a
+step; a step with torch.compile and CUDA graphs; `transform` beside a bare forward pass; a step of
+4096 images of a ResNet-50; and how long 50 and 250 epochs of the defaults on CIFAR-10 take, and how
+good the features are then.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -29,17 +33,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
 from common import Table, cifar10, machine, nt_xent_of_matrix, subset
 from PIL import Image
 from step_profile import Training
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision import transforms
 
 from sklearn_simclr import SimCLRTransformer
-from sklearn_simclr._device import mixed_precision, resolve_precision, synchronize
+from sklearn_simclr._device import resolve_precision, synchronize
 from sklearn_simclr.augmentation import SimCLRAugmentation
 from sklearn_simclr.encoders import ResNetEncoder
 from sklearn_simclr.losses import nt_xent
@@ -180,87 +184,71 @@ def training_stage(args) -> None:
     table.save(append=False)
 
 
-class PlainPictures(Dataset):
-    """Pairs of views of images (n, 32, 32, 3), uint8, by torchvision's transforms."""
+def seconds_of_lightly(images, encoder, batch_size: int, args) -> float:
+    """Seconds of an epoch of lightly's, after one that is not counted."""
+    from peers import train_lightly
 
-    def __init__(self, images):
-        self.images = images
-        jitter = transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomResizedCrop(32),
-                transforms.RandomHorizontalFlip(),
-                transforms.RandomApply([jitter], p=0.8),
-                transforms.RandomGrayscale(0.2),
-                transforms.ToTensor(),
-            ]
-        )
+    epochs = train_lightly(
+        encoder.build((3, 32, 32)),
+        round(512 * encoder.width),
+        images,
+        n_epochs=2,
+        batch_size=batch_size,
+        n_workers=args.workers,
+        device=args.device.type,
+        precision=resolve_precision("auto", args.device),
+    )
+    next(epochs)  # the workers start
+    start = time.perf_counter()
+    next(epochs)
+    return time.perf_counter() - start
+
+
+class Pictures(Dataset):
+    """Stands for torchvision's CIFAR10 with the images of --data."""
+
+    rows = ()
+
+    def __init__(self, root, train=True, transform=None, **unused):
+        self.transform = transform
 
     def __len__(self):
-        return len(self.images)
+        return len(self.rows)
 
     def __getitem__(self, i):
-        picture = Image.fromarray(self.images[i])
-        return self.transform(picture), self.transform(picture)
+        return self.transform(Image.fromarray(self.rows[i])), 0
 
 
-def seconds_of_plain_loop(network: nn.Module, images, batch_size: int, args) -> float:
-    """Seconds of an epoch of the loop that public code has, after the workers have started."""
-    network = network.to(args.device).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
-    loader = DataLoader(
-        PlainPictures(images),
-        batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=args.workers,
-        pin_memory=args.device.type == "cuda",
-    )
-    start = None
-    for pair in loader:
-        if start is None:  # the workers have started
-            start = time.perf_counter()
-        x = torch.cat(pair).to(args.device, non_blocking=True)
-        with mixed_precision(resolve_precision("auto", args.device), args.device):
-            z = network(x)
-        optimizer.zero_grad()
-        nt_xent(*z.chunk(2)).backward()
-        optimizer.step()
-    synchronize(args.device)
-    return time.perf_counter() - start
+def seconds_of_script(path: Path, images) -> float:
+    """Seconds of the second epoch of a training, as the public script itself tells them."""
+    source = path.read_text().split("training_end_time = ")[0]
+    for name, value in {"N_EPOCHS": 2, "PRINT_EVERY_EPOCHS": 1}.items():
+        source = re.sub(rf"^{name} = \d+", f"{name} = {value}", source, count=1, flags=re.M)
+    Pictures.rows = images
+    told = io.StringIO()
+    original, torchvision.datasets.CIFAR10 = torchvision.datasets.CIFAR10, Pictures
+    try:
+        with contextlib.redirect_stdout(told):
+            exec(compile(source, path, "exec"), {"__name__": "__main__"})
+    finally:
+        torchvision.datasets.CIFAR10 = original
+    return float(re.findall(r"([\d.]+) s$", told.getvalue(), flags=re.M)[-1])
 
 
 def peers_stage(args) -> None:
     images, encoder, batch_size = training_images(args), encoder_of(args), batch_size_of(args)
-    part = images[: max(2 * batch_size, len(images) // 4)]
     table = Table(
         "gpu_peers",
-        f"An epoch of {len(images):,} images by other code, from {len(part):,}, "
-        f"{args.workers} workers",
-        machine(),
+        f"The second epoch of {len(images):,} images by other code, batches of {batch_size}",
+        f"{args.workers} workers. {machine()}",
         ["code", "seconds an epoch"],
     )
-    network = nn.Sequential(encoder.build((3, 32, 32)), head_of(encoder))
-    seconds = seconds_of_plain_loop(network, part, batch_size, args) * len(images) / len(part)
-    table.add("a plain loop of torch's", f"{seconds:.1f}")
     if find_spec("lightly"):
-        from peers import train_lightly
-
-        network, start = encoder.build((3, 32, 32)), time.perf_counter()
-        train_lightly(
-            network,
-            round(512 * encoder.width),
-            part,
-            n_epochs=1,
-            batch_size=batch_size,
-            n_workers=args.workers,
-            device=args.device.type,
-            precision=resolve_precision("auto", args.device),
-        )
-        seconds = (time.perf_counter() - start) * len(images) / len(part)
-        table.add("lightly", f"{seconds:.1f}")
+        table.add("lightly", f"{seconds_of_lightly(images, encoder, batch_size, args):.1f}")
     else:
         table.add("lightly", "not installed")
+    if args.script:
+        table.add(args.script.name, f"{seconds_of_script(args.script, images):.1f}")
     table.save(append=False)
 
 
@@ -341,6 +329,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--only", nargs="+", help="names of stages")
     parser.add_argument("--workers", type=int, default=min(16, os.cpu_count()))
+    parser.add_argument("--script", type=Path, help="other code to compare with")
     parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
     if not torch.cuda.is_available() and not args.small:

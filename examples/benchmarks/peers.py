@@ -5,6 +5,8 @@ NTXentLoss with a temperature of 0.5, float32, SGD with momentum 0.9, weight dec
 rate of 0.06 for batches of 128, scaled linearly, and cosine annealing epoch by epoch.
 """
 
+from collections.abc import Iterator
+
 import torch
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
@@ -41,8 +43,8 @@ def train_lightly(
     device: str = "cpu",
     precision: torch.dtype = torch.float32,
     seed: int = 0,
-) -> list[float]:
-    """Train an encoder in place; return the mean loss of each epoch."""
+) -> Iterator[float]:
+    """Train an encoder in place; yield the mean loss of each epoch."""
     torch.manual_seed(seed)
     network = nn.Sequential(encoder, SimCLRProjectionHead(n_features, n_features, 128)).to(device)
     optimizer = torch.optim.SGD(
@@ -61,7 +63,6 @@ def train_lightly(
             pin_memory=device != "cpu",
         ),
     )
-    losses = []
     network.train()
     for _ in range(n_epochs):
         total = torch.zeros((), device=device)
@@ -74,8 +75,7 @@ def train_lightly(
             optimizer.step()
             total += loss.detach()
         schedule.step()
-        losses.append(float(total) / len(loader))
-    return losses
+        yield float(total) / len(loader)
 
 
 @torch.inference_mode()

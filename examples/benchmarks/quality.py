@@ -11,6 +11,7 @@ are added to results/quality.md.
 
 import argparse
 import time
+from collections import deque
 
 import lightly
 import numpy as np
@@ -28,7 +29,7 @@ def ours(encoder, images, args, seed):
 
 def of_lightly(encoder, images, args, seed):
     network = encoder.build((3, 32, 32))
-    train_lightly(
+    epochs = train_lightly(
         network,
         round(512 * encoder.width),
         images,
@@ -36,6 +37,7 @@ def of_lightly(encoder, images, args, seed):
         n_workers=args.workers,
         seed=seed,
     )
+    deque(epochs, maxlen=0)
     return lambda images: features_of_lightly(network, images)
 
 

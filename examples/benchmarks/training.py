@@ -15,6 +15,7 @@ import argparse
 import statistics
 import time
 import warnings
+from collections import deque
 
 import lightly
 import numpy as np
@@ -46,7 +47,7 @@ def ours(encoder, images, batch_size, seed):
 def of_lightly(encoder, images, batch_size, n_workers, seed):
     network = encoder.build((3, SIDE, SIDE))
     n_features = round(512 * encoder.width)
-    train_lightly(
+    epochs = train_lightly(
         network,
         n_features,
         images,
@@ -55,6 +56,7 @@ def of_lightly(encoder, images, batch_size, n_workers, seed):
         n_workers=n_workers,
         seed=seed,
     )
+    deque(epochs, maxlen=0)
 
 
 def shapes_of_convolutions(network: nn.Module) -> list[tuple[nn.Conv2d, torch.Size]]:
