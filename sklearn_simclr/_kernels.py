@@ -454,7 +454,8 @@ def rotate(images: Tensor, angle: Tensor) -> Tensor:
 def quarter_turns(images: Tensor, turns: Tensor) -> Tensor:
     """Rotate each image by 0 to 3 quarter turns, counter-clockwise; odd numbers need squares."""
     images = images.clone()
-    for number in (1, 2, 3):
+    is_square = images.shape[2] == images.shape[3]
+    for number in (1, 2, 3) if is_square else (2,):
         update_rows(images, turns == number, partial(torch.rot90, k=number, dims=(2, 3)))
     return images
 
@@ -523,14 +524,20 @@ def resizing_matrices(height: int, width: int, size: int) -> tuple[Tensor, Tenso
 
 @_outside_autocast
 def update_rows(images: Tensor, chosen: Tensor, operation, *params: Tensor) -> None:
-    """Replace the chosen rows of `images`, in place, by ``operation(rows, *their_params)``."""
+    """Replace the chosen rows of `images`, in place, by ``operation(rows, *their_params)``.
+
+    Elsewhere than on a CPU all rows are computed, and the chosen ones kept: how many there are is
+    nothing that anybody has to know then.
+    """
+    if not _is_on_cpu(images):
+        chosen, *params = (placed(values, images.device) for values in (chosen, *params))
+        is_chosen = chosen.view(-1, *[1] * (images.ndim - 1))
+        images.copy_(torch.where(is_chosen, operation(images, *params), images))
+        return
     index = chosen.nonzero().squeeze(1)
     if not len(index):
         return
-    params = [placed(param[index], images.device) for param in params]
-    index, on_cpu = placed(index, images.device), _is_on_cpu(images)
-    n_at_once = _few(images[0].numel()) if on_cpu else len(index)
-    parts = (part.split(n_at_once) for part in (index, *params))
+    parts = (part.split(_few(images[0].numel())) for part in (index, *(p[index] for p in params)))
     for some, *its_params in zip(*parts, strict=True):
         _put(images, some, operation(_take(images, some), *its_params))
 
@@ -563,14 +570,14 @@ def _few(n_values: int) -> int:
 
 def _take(images: Tensor, index: Tensor) -> Tensor:
     """Copy the rows at `index`; a single one is not copied."""
-    if len(index) == 1 and _is_on_cpu(images):
+    if len(index) == 1:
         return images.narrow(0, int(index), 1)
     return images.index_select(0, index)
 
 
 def _put(images: Tensor, index: Tensor, rows: Tensor) -> None:
     """Put back what has become of the rows that were taken."""
-    if len(index) > 1 or not _is_on_cpu(images):
+    if len(index) > 1:
         images.index_copy_(0, index, rows)
     elif rows.data_ptr() != images[int(index)].data_ptr():
         images[int(index)] = rows[0]

@@ -1,7 +1,12 @@
 """Tensors on their way to a device, without waiting for what it has yet to do."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+_ALIGNMENT = 16  # in bytes; no type of number needs more
 
 
 def placed(values: Tensor, device: torch.device) -> Tensor:
@@ -16,3 +21,56 @@ def pinned(values: Tensor, device: torch.device) -> Tensor:
     """
     is_sent = device.type == "cuda" and values.device.type == "cpu"
     return values.pin_memory() if is_sent else values
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], params):
+    """Apply a function to the tensors in dictionaries, lists and tuples, at whatever depth.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_simclr._placement import map_tensors
+    >>> map_tensors(lambda values: values + 1, {"one": torch.ones(2), "name": "text"})
+    {'one': tensor([2., 2.]), 'name': 'text'}
+    """
+    if isinstance(params, dict):
+        return {name: map_tensors(function, value) for name, value in params.items()}
+    if isinstance(params, list | tuple):
+        return type(params)(map_tensors(function, value) for value in params)
+    return function(params) if isinstance(params, Tensor) else params
+
+
+def packed(params) -> Tensor:
+    """Put the bytes of all tensors in `params` behind each other, for a single transfer."""
+    parts = []
+
+    def add(values: Tensor) -> Tensor:
+        data = values.contiguous().view(-1).view(torch.uint8)
+        parts.append(F.pad(data, (0, -len(data) % _ALIGNMENT)))
+        return values
+
+    map_tensors(add, params)
+    return torch.cat(parts)
+
+
+def unpacked(data: Tensor, like):
+    """Find the tensors in what `packed` made of others such as those in `like`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_simclr._placement import packed, unpacked
+    >>> params = {"chosen": torch.tensor([True, False]), "angle": torch.tensor([0.5])}
+    >>> unpacked(packed(params), like=params)
+    {'chosen': tensor([ True, False]), 'angle': tensor([0.5000])}
+    """
+    start = 0
+
+    def take(values: Tensor) -> Tensor:
+        nonlocal start
+        n_bytes = values.numel() * values.element_size()
+        found = data[start : start + n_bytes].view(values.dtype).view(values.shape)
+        start += n_bytes + -n_bytes % _ALIGNMENT
+        return found
+
+    return map_tensors(take, like)

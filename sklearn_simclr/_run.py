@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from sklearn_simclr._checkpoints import CheckpointStore
-from sklearn_simclr._composition import parts_of
 from sklearn_simclr._data import Samples, batch_shape
 from sklearn_simclr._device import derived_seed, describe
 from sklearn_simclr._distributed import World
@@ -17,6 +16,7 @@ from sklearn_simclr._persistence import load_moments, load_weights, to_plain
 from sklearn_simclr._training import Objective
 from sklearn_simclr._version import __version__
 from sklearn_simclr._views import Views
+from sklearn_simclr.augmentation import is_our_own
 from sklearn_simclr.encoders import TorchvisionEncoder
 
 _WEIGHTS_STREAM = 0  # what a seed is derived for
@@ -184,8 +184,7 @@ def network_input(input_shape: tuple[int, ...], view_size: int | None) -> tuple[
 def views_of(fitted: dict, loss: str | Callable = "nt_xent") -> Views:
     """Make the views that the fitted attributes describe, to train for a loss or to look at."""
     encoder, augmentation = fitted["_encoder"], fitted["_augmentation"]
-    parts = (encoder, *parts_of(augmentation))
-    own = all(type(part).__module__.startswith("sklearn_simclr.") for part in parts)
+    own = is_our_own(encoder) and is_our_own(augmentation)
     # Encoders, augmentations and losses of ours never draw from torch's global generator, but
     # torchvision's networks do where they drop something.
     draws_globally = callable(loss) or not own or isinstance(encoder, TorchvisionEncoder)

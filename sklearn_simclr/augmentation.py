@@ -27,7 +27,7 @@ from sklearn_simclr._kernels import (
     resized_crop,
     update_rows,
 )
-from sklearn_simclr._placement import placed
+from sklearn_simclr._placement import map_tensors, packed, placed, unpacked
 from sklearn_simclr._view_params import (
     CROP_RATIO,
     PROBABILITY,
@@ -437,11 +437,35 @@ def two_views(augmentation, batch: Tensor, generator: Generator) -> tuple[Tensor
     Augmentation objects, those with ``make_params``, get the generator; any other callable gets
     the batch alone and draws as it likes.
     """
-    if isinstance(augmentation, FeatureCorruption):
-        return batch, augmentation(batch, generator)
-    if hasattr(augmentation, "make_params"):
-        return augmentation(batch, generator), augmentation(batch, generator)
-    return augmentation(batch.clone()), augmentation(batch)  # it may work in place
+    if not hasattr(augmentation, "make_params"):
+        return augmentation(batch.clone()), augmentation(batch)  # it may work in place
+    params = draw_two(augmentation, batch.shape, generator)
+    return make_two(augmentation, batch, _sent(augmentation, params, batch.device))
+
+
+def draw_two(augmentation, shape: tuple[int, ...], generator: Generator) -> list[dict]:
+    """Draw the parameters of a pair of views of a batch of this shape, but for views as it is."""
+    n_drawn = 1 if mixes_samples(augmentation) else 2
+    return [augmentation.make_params(shape, generator) for _ in range(n_drawn)]
+
+
+def make_two(augmentation, batch: Tensor, params: list[dict]) -> tuple[Tensor, Tensor]:
+    """Make the pair of views that `draw_two` has drawn parameters of."""
+    *first, second = (augmentation.apply(batch, each) for each in params)
+    return (*first, second) if first else (batch, second)
+
+
+def _sent(augmentation, params, device: torch.device):
+    """Send the parameters of our own views to a GPU in one transfer; others find theirs as drawn."""
+    if device.type == "cpu" or not is_our_own(augmentation):
+        return params
+    return unpacked(placed(packed(params), device), like=params)
+
+
+def is_our_own(augmentation) -> bool:
+    """Whether an augmentation, and all that it is composed of, is from this package."""
+    parts = parts_of(augmentation)
+    return all(type(part).__module__.startswith("sklearn_simclr.") for part in parts)
 
 
 def two_views_of_share(
@@ -459,12 +483,9 @@ def two_views_of_share(
         return first[share], second[share]
     if not hasattr(augmentation, "make_params"):
         return two_views(augmentation, rows, generator)
-    shape = (n, *rows.shape[1:])
-    first, second = (
-        augmentation.apply(rows, _rows_of(augmentation.make_params(shape, generator), share, n))
-        for _ in range(2)
-    )
-    return first, second
+    params = draw_two(augmentation, (n, *rows.shape[1:]), generator)
+    params = map_tensors(lambda values: _rows_of(values, share, n), params)
+    return make_two(augmentation, rows, _sent(augmentation, params, rows.device))
 
 
 def mixes_samples(augmentation) -> bool:
@@ -479,12 +500,6 @@ def takes_bytes(augmentation) -> bool:
     return isinstance(augmentation, SimCLRAugmentation | Crop)
 
 
-def _rows_of(params, share: slice, n: int):
-    """Take the share of the parameters of n samples, at whatever depth they lie."""
-    if isinstance(params, dict):
-        return {name: _rows_of(value, share, n) for name, value in params.items()}
-    if isinstance(params, list | tuple):
-        return type(params)(_rows_of(value, share, n) for value in params)
-    if isinstance(params, Tensor) and params.ndim and len(params) == n:
-        return params[share]
-    return params
+def _rows_of(values: Tensor, share: slice, n: int) -> Tensor:
+    """Take the share of values of n samples each, of others all."""
+    return values[share] if values.ndim and len(values) == n else values
