@@ -21,6 +21,7 @@ from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._placement import placed
 from sklearn_simclr._views import Views
+from sklearn_simclr.optim import set_learning_rate
 
 _RECORDS = 10  # in a training
 _STEPS_STREAM = 3  # what a seed is derived for
@@ -177,8 +178,7 @@ def _take_steps(
     losses = []
     samples_of = samples.batches(task.rows[index] for index in batches)
     for index, rate, batch in zip(batches, rates, samples_of, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(optimizer, rate)
         x = views.single(batch, generator)
         loss = micro_batches.backward(x, partial(task.loss, index=index), len(index))
         optimizer.step()

@@ -1,9 +1,11 @@
 """The training loop and the passes over a trained network; knows torch, not scikit-learn."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +22,14 @@ from sklearn_simclr._device import (
     synchronize,
 )
 from sklearn_simclr._distributed import ALONE, World, global_batch_norm
+from sklearn_simclr._graphs import Replayed, compiled
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._micro_batches import MicroBatches, in_halves
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._placement import placed
 from sklearn_simclr._views import Views, is_view_of, refusal_of
 from sklearn_simclr.losses import full_precision
+from sklearn_simclr.optim import set_learning_rate
 
 _EVALUATED_ROWS = 256  # at a time, at most
 # On a CPU as many as the first convolution makes this many values of, within bounds: the caches
@@ -34,6 +38,7 @@ _EVALUATED_VALUES, _LEAST_ROWS, _MOST_ROWS = 2**21, 8, 128
 _COLLECTED_BLOCKS = 32  # of evaluated rows, before they go to where they are wanted
 _COMPARED_ROWS = 64  # between processes
 _EPOCH_STREAM, _SCORE_STREAM = 1, 2  # what a seed is derived for
+_WORTH_COMPILING = 150  # seconds of training that are left
 
 
 class EpochRecord(NamedTuple):
@@ -158,6 +163,7 @@ def train(
     seed: int,
     n_done: int = 0,
     micro_batch: int | None = None,
+    compiles: bool | str = "auto",
     world: World = ALONE,
     on_step: Callable[[Callable[[], None]], None] | None = None,
 ) -> Iterator[EpochRecord]:
@@ -175,6 +181,10 @@ def train(
     micro_batch : int, default=None
         Samples that the network gets at a time, of all processes together; None: the whole batch.
         One process halves it when memory runs out.
+    compiles : bool or "auto", default="auto"
+        Whether torch.compile fuses the kernels of the network. "auto": where steps are recorded, as
+        soon as an epoch has shown that the others take minutes. Steps are recorded as CUDA graphs
+        unless it is False, on a GPU, where only parts of this package take part.
     on_step : callable, default=None
         Called after each step, with a function that waits until the device has done it.
 
@@ -193,9 +203,13 @@ def train(
             f"needs one: raise batch_size={batch_size}, or start fewer processes."
         )
     world.take_from_first(network.state_dict().values())
+
+    def project(x: Tensor) -> Tensor:
+        return network.head(network(x))  # (2k, projection_dim)
+
     micro_batches = MicroBatches(
         network,
-        lambda x: network.head(network(x)),  # (2k, projection_dim)
+        compiled(project) if compiles is True else project,
         device=samples.device,
         precision=precision,
         draws_globally=views.draws_globally,
@@ -204,8 +218,21 @@ def train(
         size=micro_batch,
         world=world,
     )
+    is_recorded = compiles and _is_recordable(samples, views, objective, world)
+    n_steps = (n_epochs - n_done) * n_batches
+
+    def steps(n_steps: int) -> Callable[[Tensor, Tensor], Tensor]:
+        step = partial(_take_step, network, optimizer, objective, micro_batches, precision, world)
+        if not is_recorded:
+            return step
+        index = torch.arange(size)  # of which only the number counts
+        replayed = Replayed(lambda x: step(x, index), n_steps)
+        return lambda x, index: replayed(x)
+
+    pair_of = views.replayed(n_steps) if is_recorded else views.together
+    take_step, may_compile = steps(n_steps), is_recorded and compiles == "auto"
     for number in range(n_done, n_epochs):
-        epoch = first_epoch + number
+        epoch, start = first_epoch + number, perf_counter()
         before = {name: value.clone() for name, value in network.state_dict().items()}
         rates = [learning_rate_at(number * n_batches + batch) for batch in range(n_batches)]
         try:
@@ -214,17 +241,16 @@ def train(
             with (
                 global_draws(views.draws_globally, derived_seed(seed, *stream), samples.device),
                 global_batch_norm(network, world),
-                quick_batch_norm(network),
+                contextlib.nullcontext() if compiles is True else quick_batch_norm(network),
             ):
                 loss, largest = _train_epoch(
                     network,
                     optimizer,
                     samples,
                     views,
-                    objective,
-                    micro_batches,
+                    pair_of,
+                    take_step,
                     batch_size=batch_size,
-                    precision=precision,
                     rates=rates,
                     generator=cpu_generator(seed, _EPOCH_STREAM, epoch),
                     world=world,
@@ -241,7 +267,36 @@ def train(
         except BaseException:
             network.load_state_dict(before)
             raise
+        n_left = n_epochs - number - 1
+        if may_compile and n_left * (perf_counter() - start) > _WORTH_COMPILING:
+            micro_batches.output_of, may_compile = compiled(project), False
+            take_step = steps(n_left * n_batches)
         yield EpochRecord(epoch, loss)
+
+
+def _is_recordable(samples: Samples, views: Views, objective: Objective, world: World) -> bool:
+    """Whether steps are the same kernels again and again, none of which the CPU has to know of."""
+    ours = not views.draws_globally and objective.labels is None
+    return ours and samples.device.type == "cuda" and world.size == 1
+
+
+def _take_step(
+    network: SimCLRNetwork,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    micro_batches: MicroBatches,
+    precision: torch.dtype,
+    world: World,
+    x: Tensor,
+    index: Tensor,
+) -> Tensor:
+    """Take a step on this process's views (2k, ...) of the samples at `index`; return the loss."""
+    loss_of = partial(_loss, objective, index, world)
+    loss = micro_batches.backward(x, loss_of, len(index))
+    world.sum_gradients(network.parameters())
+    with mixed_precision(precision, x.device):
+        optimizer.step()
+    return loss
 
 
 def _train_epoch(
@@ -249,11 +304,10 @@ def _train_epoch(
     optimizer,
     samples,
     views,
-    objective,
-    micro_batches,
+    pair_of,
+    take_step,
     *,
     batch_size,
-    precision,
     rates,
     generator,
     world,
@@ -266,17 +320,10 @@ def _train_epoch(
     network.train()
     total = torch.zeros((), dtype=torch.float32, device=samples.device)
     indices = shuffled_batches(len(samples), batch_size, generator)
-    for index, rate, x in zip(
-        indices, rates, _pairs(samples, views, indices, generator, world), strict=True
-    ):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss_of = partial(_loss, objective, index, world)
-        loss = micro_batches.backward(x, loss_of, len(index))
-        world.sum_gradients(network.parameters())
-        with mixed_precision(precision, samples.device):
-            optimizer.step()
-        total += loss
+    pairs = _pairs(samples, views, pair_of, indices, generator, world)
+    for index, rate, x in zip(indices, rates, pairs, strict=True):
+        set_learning_rate(optimizer, rate)
+        total += take_step(x, index)
         if on_step is not None:
             on_step(partial(synchronize, samples.device))
     world.take_from_first(_state_of(network, optimizer))
@@ -284,12 +331,17 @@ def _train_epoch(
 
 
 def _pairs(
-    samples: Samples, views: Views, indices: Tensor, generator: torch.Generator, world: World
+    samples: Samples,
+    views: Views,
+    pair_of: Callable[[Tensor, torch.Generator], Tensor],
+    indices: Tensor,
+    generator: torch.Generator,
+    world: World,
 ) -> Iterator[Tensor]:
     """Yield both views (2k, c, h, w) of the k samples of each batch that are this process's."""
     samples = samples.in_bytes() if views.take_bytes else samples
     if world.size == 1:
-        yield from (torch.cat(views(batch, generator)) for batch in samples.batches(indices))
+        yield from (pair_of(batch, generator) for batch in samples.batches(indices))
         return
     n = indices.shape[1]
     share = world.share(n)

@@ -6,8 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sklearn_simclr._graphs import Replayed
 from sklearn_simclr._kernels import resize
+from sklearn_simclr._placement import packed, placed, unpacked
 from sklearn_simclr.augmentation import (
+    draw_two,
+    make_two,
     mixes_samples,
     takes_bytes,
     two_views,
@@ -42,6 +46,34 @@ class Views(NamedTuple):
     def __call__(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return two views of each sample."""
         return two_views(self.augmentation, self._resized(batch), generator)
+
+    def together(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """Return two views of each of n samples, all in one batch (2n, ...)."""
+        return torch.cat(self(batch, generator))
+
+    def replayed(self, n_calls: int) -> Callable[[Tensor, torch.Generator], Tensor]:
+        """Return a function that does as `together`, with the kernels of a GPU as `Replayed`.
+
+        Parameters
+        ----------
+        n_calls : int
+            How many batches there will be, all of one shape.
+        """
+        make, drawn = None, None
+
+        def both(batch: Tensor, data: Tensor) -> Tensor:
+            params = unpacked(data, like=drawn)
+            return torch.cat(make_two(self.augmentation, batch, params))
+
+        def views(batch: Tensor, generator: torch.Generator) -> Tensor:
+            nonlocal make, drawn
+            batch = self._resized(batch)
+            params = draw_two(self.augmentation, batch.shape, generator)
+            if make is None:
+                make, drawn = Replayed(both, n_calls), params
+            return make(batch, placed(packed(params), batch.device))
+
+        return views
 
     def of_share(
         self, rows: Tensor, generator: torch.Generator, share: slice, n: int

@@ -115,7 +115,7 @@ class LARS(torch.optim.Optimizer):
             torch._foreach_mul_(updates, ratios)
         buffers = _momentum_buffers(self, params)
         torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, updates, alpha=group["lr"])
+        torch._foreach_add_(buffers, torch._foreach_mul(updates, group["lr"]))
         torch._foreach_sub_(params, buffers)
 
 
@@ -214,17 +214,18 @@ class Muon(torch.optim.Optimizer):
     def _update(self, params: list[Tensor], group: dict) -> None:
         """Move the parameters, those whose matrices have one shape together, in few calls."""
         momenta = self._momenta(params, group["momentum"])
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         alike = defaultdict(list)
         for param, momentum in zip(params, momenta, strict=True):
             alike[param.device, param.dtype, _matrix_shape(param)].append((param, momentum))
         for (*_, shape), pairs in alike.items():
             targets = [_in_memory_order(param, param) for param, _ in pairs]
             matrices = [_in_memory_order(*pair).reshape(shape) for pair in pairs]
-            steps = _orthogonal(torch.stack(matrices))
+            length = 0.2 * math.sqrt(max(shape))
+            steps = _orthogonal(torch.stack(matrices)) * (group["lr"] * -length)
             steps = [step.view_as(target) for step, target in zip(steps, targets, strict=True)]
-            rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-            torch._foreach_add_(targets, steps, alpha=-rate)
+            torch._foreach_add_(targets, steps)
 
     def _momenta(self, params: list[Tensor], momentum: float) -> list[Tensor]:
         """Take the gradients in, and return what is to come next."""
@@ -369,16 +370,35 @@ def default_learning_rate(name: str, batch_size: int) -> float:
 def make_optimizer(
     name: str, module: nn.Module, *, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Build an optimizer by its name over a module; biases and normalisation never decay."""
+    """Build an optimizer by its name over a module; biases and normalisation never decay.
+
+    On a GPU the learning rate is a tensor there, which a recorded step reads anew; see
+    `set_learning_rate`.
+    """
     params = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in params if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    kinds = {p.device.type for p in params}
+    fused, on_gpu = kinds <= set(_FUSED_DEVICES) or None, kinds == {"cuda"}
     if name in _OUR_OWN:
-        return _OUR_OWN[name](groups, lr)
-    fused = all(p.device.type in _FUSED_DEVICES for p in params) or None
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr, momentum=0.9, fused=fused)
-    return torch.optim.AdamW(groups, lr, fused=fused)
+        optimizer = _OUR_OWN[name](groups, lr)
+    elif name == "sgd":
+        optimizer = torch.optim.SGD(groups, lr, momentum=0.9, fused=fused)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr, fused=fused, capturable=on_gpu)
+    if on_gpu:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.full((), lr, device=params[0].device)
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

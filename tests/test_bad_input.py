@@ -225,6 +225,7 @@ BAD_PARAMETERS = {
     "image_size": [0, -1, 8.5, "8", (8, 8)],
     "device": ["", "gpu", "cuda:99", "meta", 3, None, ["cpu"]],
     "precision": ["float16", "fp32", torch.float32, 32, None],
+    "compile": ["yes", "reduce-overhead", 1.5, None],
     "n_jobs": [0, 1.5, "2", "all", [1]],
     "warm_start": ["yes", 3, None],
     "checkpoint_dir": [3, True, b"checkpoints", ["checkpoints"]],

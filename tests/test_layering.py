@@ -39,6 +39,7 @@ LAYERS = (
         "_allocator",
         "_batch_norm",
         "_decoding",
+        "_graphs",
         "_kernels",
         "_log_sums",
         "_pictures",

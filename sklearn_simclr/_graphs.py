@@ -1,0 +1,96 @@
+"""Fewer and larger kernels: CUDA graphs, which replay what was recorded, and torch.compile."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_N_PLAIN = 3  # calls before the recording: libraries load, and optimizers allocate what they keep
+_FEWEST = 20  # calls from which on a recording, some tenths of a second, is worth it
+
+
+class Replayed:
+    """A function of tensors on a GPU, which after some calls is recorded and then only replayed.
+
+    Each kernel takes Python longer to start than a GPU takes to run a small one, and a step of
+    training starts a thousand. A graph of them starts in one go. Whatever else the function does,
+    such as drawing numbers on the CPU, it does no more. It has to work on its arguments and on
+    tensors that stay where they are, and not to wait for the GPU; where it cannot be recorded, it
+    goes on as a function.
+
+    Parameters
+    ----------
+    function : callable
+        Maps tensors, always of the same shapes, to a tensor.
+    n_calls : int
+        How many calls there will be. Of a few none is recorded.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], n_calls: int):
+        self._function = function
+        self._n_plain = _N_PLAIN if n_calls >= _FEWEST else n_calls
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Tensor] = []
+        self._output: Tensor | None = None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Return what the function returns; once recorded, in memory that the next call reuses."""
+        if self._graph is None and self._n_plain > 0:
+            self._n_plain -= 1
+            return self._function(*inputs)
+        if self._graph is None and not self._record(inputs):
+            return self._function(*inputs)
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given, non_blocking=True)
+        self._graph.replay()
+        return self._output
+
+    def _record(self, inputs: tuple[Tensor, ...]) -> bool:
+        """Record the function without running it; return whether that is possible."""
+        own = [values.clone() for values in inputs]
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.device(own[0].device):
+                stream = torch.cuda.Stream()
+                # Other threads may do as they like, such as the one that reads ahead.
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    output = self._function(*own)
+        except RuntimeError as error:
+            self._n_plain = torch.inf
+            if not isinstance(error, torch.OutOfMemoryError):
+                warnings.warn(
+                    f"A step could not be recorded as a CUDA graph and is taken as it is, which "
+                    f"may be slower. {type(error).__name__}: {error}",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            return False
+        self._graph, self._inputs, self._output = graph, own, output
+        return True
+
+
+def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return what torch.compile makes of a function, or, where it cannot, the function itself."""
+    fused = torch.compile(function, dynamic=False)
+
+    def run(x: Tensor) -> Tensor:
+        nonlocal fused
+        if fused is None:
+            return function(x)
+        try:
+            return fused(x)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            fused = None
+            result = function(x)  # which may fail for the same reason
+            warnings.warn(
+                f"torch.compile does not work here, and the network is used as it is. Pass "
+                f"compile=False to be rid of this. {type(error).__name__}: {error}",
+                UserWarning,
+                stacklevel=2,
+            )
+            return result
+
+    return run
