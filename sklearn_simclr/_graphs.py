@@ -1,11 +1,13 @@
 """Fewer and larger kernels: CUDA graphs, which replay what was recorded, and torch.compile."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+Item = TypeVar("Item")
 _N_PLAIN = 3  # calls before the recording: libraries load, and optimizers allocate what they keep
 _FEWEST = 20  # calls from which on a recording, some tenths of a second, is worth it
 
@@ -68,6 +70,35 @@ class Replayed:
             return False
         self._graph, self._inputs, self._output = graph, own, output
         return True
+
+
+def beside(make: Callable[[Item], Tensor], items: Iterable[Item]) -> Iterator[Tensor]:
+    """Yield what is made of each item, on a stream of its own beside what the GPU does meanwhile.
+
+    Each is made while the one before is in use, of an item that the current stream has brought.
+    """
+    current, own = torch.cuda.current_stream(), torch.cuda.Stream()
+
+    def made(item: Item) -> tuple[Tensor, torch.cuda.Event]:
+        own.wait_stream(current)
+        with torch.cuda.stream(own):
+            result = make(item).clone()  # which the next one may overwrite
+            result.record_stream(current)
+            return result, own.record_event()
+
+    pending = None
+    for item in items:
+        coming = made(item)
+        if pending is not None:
+            yield _awaited(*pending)
+        pending = coming
+    if pending is not None:
+        yield _awaited(*pending)
+
+
+def _awaited(result: Tensor, event: torch.cuda.Event) -> Tensor:
+    torch.cuda.current_stream().wait_event(event)
+    return result
 
 
 def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from time import perf_counter
@@ -229,7 +229,7 @@ def train(
         replayed = Replayed(lambda x: step(x, index), n_steps)
         return lambda x, index: replayed(x)
 
-    pair_of = views.replayed(n_steps) if is_recorded else views.together
+    pairs_of = views.replayed_pairs(n_steps) if is_recorded else views.pairs
     take_step, may_compile = steps(n_steps), is_recorded and compiles == "auto"
     for number in range(n_done, n_epochs):
         epoch, start = first_epoch + number, perf_counter()
@@ -248,7 +248,7 @@ def train(
                     optimizer,
                     samples,
                     views,
-                    pair_of,
+                    pairs_of,
                     take_step,
                     batch_size=batch_size,
                     rates=rates,
@@ -304,7 +304,7 @@ def _train_epoch(
     optimizer,
     samples,
     views,
-    pair_of,
+    pairs_of,
     take_step,
     *,
     batch_size,
@@ -320,7 +320,7 @@ def _train_epoch(
     network.train()
     total = torch.zeros((), dtype=torch.float32, device=samples.device)
     indices = shuffled_batches(len(samples), batch_size, generator)
-    pairs = _pairs(samples, views, pair_of, indices, generator, world)
+    pairs = _pairs(samples, views, pairs_of, indices, generator, world)
     for index, rate, x in zip(indices, rates, pairs, strict=True):
         set_learning_rate(optimizer, rate)
         total += take_step(x, index)
@@ -333,7 +333,7 @@ def _train_epoch(
 def _pairs(
     samples: Samples,
     views: Views,
-    pair_of: Callable[[Tensor, torch.Generator], Tensor],
+    pairs_of: Callable[[Iterable[Tensor], torch.Generator], Iterator[Tensor]],
     indices: Tensor,
     generator: torch.Generator,
     world: World,
@@ -341,7 +341,7 @@ def _pairs(
     """Yield both views (2k, c, h, w) of the k samples of each batch that are this process's."""
     samples = samples.in_bytes() if views.take_bytes else samples
     if world.size == 1:
-        yield from (pair_of(batch, generator) for batch in samples.batches(indices))
+        yield from pairs_of(samples.batches(indices), generator)
         return
     n = indices.shape[1]
     share = world.share(n)

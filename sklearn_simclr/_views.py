@@ -1,12 +1,12 @@
 """From a batch to the views that are trained on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sklearn_simclr._graphs import Replayed
+from sklearn_simclr._graphs import Replayed, beside
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._placement import packed, placed, unpacked
 from sklearn_simclr.augmentation import (
@@ -47,33 +47,34 @@ class Views(NamedTuple):
         """Return two views of each sample."""
         return two_views(self.augmentation, self._resized(batch), generator)
 
-    def together(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Return two views of each of n samples, all in one batch (2n, ...)."""
-        return torch.cat(self(batch, generator))
+    def pairs(self, batches: Iterable[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield two views of each of the n samples of each batch, together (2n, ...)."""
+        return (torch.cat(self(batch, generator)) for batch in batches)
 
-    def replayed(self, n_calls: int) -> Callable[[Tensor, torch.Generator], Tensor]:
-        """Return a function that does as `together`, with the kernels of a GPU as `Replayed`.
+    def replayed_pairs(
+        self, n_batches: int
+    ) -> Callable[[Iterable[Tensor], torch.Generator], Iterator[Tensor]]:
+        """Return what does as `pairs` on a GPU, by a graph, beside what the GPU does meanwhile.
 
         Parameters
         ----------
-        n_calls : int
-            How many batches there will be, all of one shape.
+        n_batches : int
+            How many batches there will be, of all calls together and all of one shape.
         """
-        make, drawn = None, None
+        make, like = None, None
 
         def both(batch: Tensor, data: Tensor) -> Tensor:
-            params = unpacked(data, like=drawn)
-            return torch.cat(make_two(self.augmentation, batch, params))
+            return torch.cat(make_two(self.augmentation, batch, unpacked(data, like)))
 
-        def views(batch: Tensor, generator: torch.Generator) -> Tensor:
-            nonlocal make, drawn
+        def pair_of(batch: Tensor, generator: torch.Generator) -> Tensor:
+            nonlocal make, like
             batch = self._resized(batch)
             params = draw_two(self.augmentation, batch.shape, generator)
             if make is None:
-                make, drawn = Replayed(both, n_calls), params
+                make, like = Replayed(both, n_batches), params
             return make(batch, placed(packed(params), batch.device))
 
-        return views
+        return lambda batches, generator: beside(lambda batch: pair_of(batch, generator), batches)
 
     def of_share(
         self, rows: Tensor, generator: torch.Generator, share: slice, n: int
