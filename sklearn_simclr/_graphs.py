@@ -1,5 +1,6 @@
 """Fewer and larger kernels: CUDA graphs, which replay what was recorded, and torch.compile."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -72,33 +73,48 @@ class Replayed:
         return True
 
 
+@contextlib.contextmanager
+def fastest_convolutions(needed: bool) -> Iterator[None]:
+    """Let cuDNN try its algorithms on each shape and keep the fastest, instead of guessing it."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or needed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def beside(make: Callable[[Item], Tensor], items: Iterable[Item]) -> Iterator[Tensor]:
     """Yield what is made of each item, on a stream of its own beside what the GPU does meanwhile.
 
-    Each is made while the one before is in use, of an item that the current stream has brought.
+    Each is made while the one before is in use. Items and what comes of them are in memory of the
+    current stream; they are kept until it has waited for the other one.
     """
     current, own = torch.cuda.current_stream(), torch.cuda.Stream()
 
-    def made(item: Item) -> tuple[Tensor, torch.cuda.Event]:
+    def begin(item: Item) -> tuple[Tensor, Item, torch.cuda.Event]:
         own.wait_stream(current)
         with torch.cuda.stream(own):
-            result = make(item).clone()  # which the next one may overwrite
-            result.record_stream(current)
-            return result, own.record_event()
+            made = make(item)
+        result = torch.empty_like(made)  # for the next one may overwrite the other
+        with torch.cuda.stream(own):
+            return result.copy_(made), item, own.record_event()
 
-    pending = None
-    for item in items:
-        coming = made(item)
-        if pending is not None:
-            yield _awaited(*pending)
-        pending = coming
-    if pending is not None:
-        yield _awaited(*pending)
+    def end(result: Tensor, _, event: torch.cuda.Event) -> Tensor:
+        current.wait_event(event)
+        return result
 
-
-def _awaited(result: Tensor, event: torch.cuda.Event) -> Tensor:
-    torch.cuda.current_stream().wait_event(event)
-    return result
+    begun = None
+    try:
+        for item in items:
+            next_begun = begin(item)
+            if begun is not None:
+                yield end(*begun)
+            begun = next_begun
+        if begun is not None:
+            yield end(*begun)
+    finally:
+        current.wait_stream(own)
 
 
 def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

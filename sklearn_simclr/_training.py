@@ -22,7 +22,7 @@ from sklearn_simclr._device import (
     synchronize,
 )
 from sklearn_simclr._distributed import ALONE, World, global_batch_norm
-from sklearn_simclr._graphs import Replayed, compiled
+from sklearn_simclr._graphs import Replayed, compiled, fastest_convolutions
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._micro_batches import MicroBatches, in_halves
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
@@ -39,6 +39,7 @@ _COLLECTED_BLOCKS = 32  # of evaluated rows, before they go to where they are wa
 _COMPARED_ROWS = 64  # between processes
 _EPOCH_STREAM, _SCORE_STREAM = 1, 2  # what a seed is derived for
 _WORTH_COMPILING = 150  # seconds of training that are left
+_MANY_STEPS = 10_000  # for which it is worth some seconds to try all algorithms of convolutions
 
 
 class EpochRecord(NamedTuple):
@@ -242,6 +243,7 @@ def train(
                 global_draws(views.draws_globally, derived_seed(seed, *stream), samples.device),
                 global_batch_norm(network, world),
                 contextlib.nullcontext() if compiles is True else quick_batch_norm(network),
+                fastest_convolutions(compiles is True or is_recorded and n_steps >= _MANY_STEPS),
             ):
                 loss, largest = _train_epoch(
                     network,

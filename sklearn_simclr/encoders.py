@@ -12,7 +12,6 @@ import torchvision
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from sklearn_simclr._pretrained import WEIGHTS_CONSTRAINT, load_pretrained, read_weights
@@ -33,7 +32,6 @@ _STAGES = {
     152: (Bottleneck, (3, 8, 36, 3)),
 }
 _LARGEST_SMALL_SIDE = 64
-_CHANNELS_AT_ONCE = 8  # of bfloat16 in a GPU's units for matrices
 _WITH_CLASSES = nn.Linear | nn.Conv2d  # what turns features into classes in torchvision's networks
 _AUXILIARY_CLASSIFIERS = ("aux1", "aux2", "AuxLogits")  # of GoogLeNet and Inception
 
@@ -131,9 +129,7 @@ def _resnet(
     planes = [max(1, round(64 * width * 2**stage)) for stage in range(4)]
     kernel, stride = (3, 1) if stem == "small" else (7, 2)
     network = nn.Sequential()
-    network.conv1 = _FirstConvolution(
-        in_channels, planes[0], kernel, stride, kernel // 2, bias=False
-    )
+    network.conv1 = nn.Conv2d(in_channels, planes[0], kernel, stride, kernel // 2, bias=False)
     network.bn1 = nn.BatchNorm2d(planes[0])
     network.relu = nn.ReLU(inplace=True)
     if stem == "large":
@@ -208,9 +204,7 @@ class ConvNetEncoder(BaseEstimator):
         for i in range(self.n_layers):
             out_channels = self.width * 2 ** (i // 2)
             layers += [
-                (nn.Conv2d if i else _FirstConvolution)(
-                    channels, out_channels, 3, padding=1, bias=False
-                ),
+                nn.Conv2d(channels, out_channels, 3, padding=1, bias=False),
                 nn.BatchNorm2d(out_channels),
                 nn.ReLU(inplace=True),
             ]
@@ -540,21 +534,6 @@ def feature_dim(network: nn.Module, input_shape: tuple[int, ...], encoder) -> in
             f"(n, d); for 2 samples it returned {got}."
         )
     return h.shape[1]
-
-
-class _FirstConvolution(nn.Conv2d):
-    """A convolution of few channels, which in mixed precision on a GPU become some of zeros more.
-
-    The units that multiply matrices there want channels in eights, and anything else takes several
-    times as long. What is computed stays the same.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        n_missing = -self.in_channels % _CHANNELS_AT_ONCE
-        if not n_missing or x.device.type != "cuda" or not torch.is_autocast_enabled("cuda"):
-            return super().forward(x)
-        x, weight = (F.pad(values, (0, 0, 0, 0, 0, n_missing)) for values in (x, self.weight))
-        return self._conv_forward(x, weight, self.bias)
 
 
 def _init_convolutions(network: nn.Module) -> None:
