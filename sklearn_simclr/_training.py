@@ -243,7 +243,7 @@ def train(
                 global_draws(views.draws_globally, derived_seed(seed, *stream), samples.device),
                 global_batch_norm(network, world),
                 contextlib.nullcontext() if compiles is True else quick_batch_norm(network),
-                fastest_convolutions(compiles is True or is_recorded and n_steps >= _MANY_STEPS),
+                fastest_convolutions(compiles is True or (is_recorded and n_steps >= _MANY_STEPS)),
             ):
                 loss, largest = _train_epoch(
                     network,
