@@ -1,8 +1,10 @@
 """Fewer and larger kernels: CUDA graphs, which replay what was recorded, and torch.compile."""
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 Item = TypeVar("Item")
 _N_PLAIN = 3  # calls before the recording: libraries load, and optimizers allocate what they keep
+_RECORDING = threading.Lock()
 _FEWEST = 20  # calls from which on a recording, some tenths of a second, is worth it
 
 
@@ -52,13 +55,15 @@ class Replayed:
     def _record(self, inputs: tuple[Tensor, ...]) -> bool:
         """Record the function without running it; return whether that is possible."""
         own = [values.clone() for values in inputs]
+        device = own[0].device
         try:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.device(own[0].device):
-                stream = torch.cuda.Stream()
-                # Other threads may do as they like, such as the one that reads ahead.
-                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                    output = self._function(*own)
+            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+            if stream == torch.cuda.default_stream(device):  # which cannot be recorded
+                stream = _stream(device, "recording")
+            # Other threads may do as they like, such as the one that reads ahead.
+            mode = {"stream": stream, "capture_error_mode": "thread_local"}
+            with _RECORDING, torch.cuda.device(device), torch.cuda.graph(graph, **mode):
+                output = self._function(*own)
         except RuntimeError as error:
             self._n_plain = torch.inf
             if not isinstance(error, torch.OutOfMemoryError):
@@ -73,6 +78,12 @@ class Replayed:
         return True
 
 
+@cache
+def _stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
+    """Make a stream, once: libraries keep memory for each that they have worked on."""
+    return torch.cuda.Stream(device)
+
+
 @contextlib.contextmanager
 def fastest_convolutions(needed: bool) -> Iterator[None]:
     """Let cuDNN try its algorithms on each shape and keep the fastest, instead of guessing it."""
@@ -84,13 +95,16 @@ def fastest_convolutions(needed: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def beside(make: Callable[[Item], Tensor], items: Iterable[Item]) -> Iterator[Tensor]:
+def beside(
+    make: Callable[[Item], Tensor], items: Iterable[Item], device: torch.device
+) -> Iterator[Tensor]:
     """Yield what is made of each item, on a stream of its own beside what the GPU does meanwhile.
 
     Each is made while the one before is in use. Items and what comes of them are in memory of the
     current stream; they are kept until it has waited for the other one.
     """
-    current, own = torch.cuda.current_stream(), torch.cuda.Stream()
+    current = torch.cuda.current_stream(device)
+    own = _stream(device, "beside")
 
     def begin(item: Item) -> tuple[Tensor, Item, torch.cuda.Event]:
         own.wait_stream(current)

@@ -230,7 +230,7 @@ def train(
         replayed = Replayed(lambda x: step(x, index), n_steps)
         return lambda x, index: replayed(x)
 
-    pairs_of = views.replayed_pairs(n_steps) if is_recorded else views.pairs
+    pairs_of = views.replayed_pairs(n_steps, samples.device) if is_recorded else views.pairs
     take_step, may_compile = steps(n_steps), is_recorded and compiles == "auto"
     for number in range(n_done, n_epochs):
         epoch, start = first_epoch + number, perf_counter()

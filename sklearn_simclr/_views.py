@@ -52,7 +52,7 @@ class Views(NamedTuple):
         return (torch.cat(self(batch, generator)) for batch in batches)
 
     def replayed_pairs(
-        self, n_batches: int
+        self, n_batches: int, device: torch.device
     ) -> Callable[[Iterable[Tensor], torch.Generator], Iterator[Tensor]]:
         """Return what does as `pairs` on a GPU, by a graph, beside what the GPU does meanwhile.
 
@@ -60,6 +60,8 @@ class Views(NamedTuple):
         ----------
         n_batches : int
             How many batches there will be, of all calls together and all of one shape.
+        device : torch.device
+            The GPU that they are on.
         """
         make, like = None, None
 
@@ -72,9 +74,12 @@ class Views(NamedTuple):
             params = draw_two(self.augmentation, batch.shape, generator)
             if make is None:
                 make, like = Replayed(both, n_batches), params
-            return make(batch, placed(packed(params), batch.device))
+            return make(batch, placed(packed(params), device))
 
-        return lambda batches, generator: beside(lambda batch: pair_of(batch, generator), batches)
+        def pairs(batches: Iterable[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+            return beside(lambda batch: pair_of(batch, generator), batches, device)
+
+        return pairs
 
     def of_share(
         self, rows: Tensor, generator: torch.Generator, share: slice, n: int
