@@ -1,12 +1,12 @@
 """Whether torch.compile pays: a step of training as `fit` takes it, and with the network compiled.
 
     python compiled.py
-    python compiled.py --device cuda --batch-size 512
 
 A step here is forward pass, loss, backward pass and optimizer, on views that are there already, in
-the precision that `fit` chooses. The ways take turns, step by step; on a GPU one of them also
-replays CUDA graphs. Compiling costs what the first two steps take beyond the median of the others;
-that is less where torch finds kernels that it has made before. Written to results/compiled.md.
+the precision that `fit` chooses. The ways take turns, step by step. Compiling costs what the first
+two steps take beyond the median of the others; that is less where torch finds kernels that it has
+made before. Written to results/compiled.md. For GPUs, where steps are recorded too, see
+gpu_suite.py.
 """
 
 import argparse
@@ -60,19 +60,14 @@ class Way:
         return statistics.median(self.seconds[2:])
 
 
-def ways_of(network, device: torch.device) -> list[Way]:
+def ways_of(network) -> list[Way]:
     def project(x):
         return network.head(network(x))
 
-    as_in_fit = Way("as `fit` does", project, lambda: quick_batch_norm(network))
-    modes = {"compiled": "default"}
-    if device.type == "cuda":
-        modes["compiled, CUDA graphs"] = "reduce-overhead"
-    compiled = (
-        Way(name, torch.compile(project, dynamic=False, mode=mode), contextlib.nullcontext)
-        for name, mode in modes.items()
-    )
-    return [as_in_fit, *compiled]
+    return [
+        Way("as `fit` does", project, lambda: quick_batch_norm(network)),
+        Way("compiled", torch.compile(project, dynamic=False), contextlib.nullcontext),
+    ]
 
 
 @reused_memory()
@@ -81,7 +76,7 @@ def steps_in_turn(training: Training, n_steps: int) -> list[Way]:
     run = training.run
     index = torch.arange(len(run.samples))
     x = torch.cat(run.views(run.samples.batch(index), cpu_generator(0)))
-    ways = ways_of(run.network.train(), x.device)
+    ways = ways_of(run.network.train())
     for _ in range(2 + n_steps):
         for way in ways:
             way.step(training, x, index)

@@ -8,12 +8,12 @@ until it says that all is done. Tables lie in --out, all of them in gpu_suite.md
 everything in sizes that say nothing, on whatever device there is.
 
 The figures: views a second on the device; NT-Xent of 8192 images, time and memory; ResNet-18 at 32
-pixels in batches of 512, seconds an epoch, model FLOP utilisation, the share of the time in which
-the device has work; the same network trained by lightly, where it is installed, and by other code,
-where --script is simclr-cifar10.py of https://github.com/dkobak/simclr-cifar10; the parts of a
-step; a step with torch.compile and CUDA graphs; `transform` beside a bare forward pass; a step of
-4096 images of a ResNet-50; and how long 50 and 250 epochs of the defaults on CIFAR-10 take, and how
-good the features are then.
+pixels in batches of 512, with kernels that start one by one, recorded as CUDA graphs, and compiled
+as well: seconds an epoch, model FLOP utilisation, the share of the time in which the device has
+work; the same network trained by lightly, where it is installed, and by other code, where --script
+is simclr-cifar10.py of https://github.com/dkobak/simclr-cifar10; the parts of a step; `transform`
+beside a bare forward pass; a step of 4096 images of a ResNet-50; and how long 50 and 250 epochs of
+the defaults on CIFAR-10 take, and how good the features are then.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import deque
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +44,8 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from sklearn_simclr import SimCLRTransformer
-from sklearn_simclr._device import resolve_precision, synchronize
+from sklearn_simclr._data import shuffled_batches
+from sklearn_simclr._device import cpu_generator, resolve_precision, synchronize
 from sklearn_simclr.augmentation import SimCLRAugmentation
 from sklearn_simclr.encoders import ResNetEncoder
 from sklearn_simclr.losses import nt_xent
@@ -140,47 +142,89 @@ def head_of(encoder: ResNetEncoder) -> nn.Module:
     return projection_head(round(512 * encoder.width), DIM, 2)
 
 
-def busy_share(training: Training, device: torch.device) -> str:
-    """Share of an epoch in which the device has work, by torch's profiler."""
+WAYS = {"one by one": False, "recorded": "auto", "recorded, compiled": True}  # how kernels start
+
+
+def watched_epoch(training: Training, device: torch.device) -> tuple[float, str]:
+    """Seconds of an epoch under torch's profiler, and the share in which the device has work."""
     if device.type != "cuda":
-        return ""
+        return training.epoch_seconds(1)[0], ""
+    epochs = training.simclr._epochs(training.run, 3, lambda step: 1e-3)
+    next(epochs), next(epochs)
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        (seconds,) = training.epoch_seconds(1)
+        start = time.perf_counter()
+        next(epochs)
+        seconds = time.perf_counter() - start
     events = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     spans = sorted((e.time_range.start, e.time_range.end) for e in events)
     busy, reached = 0.0, 0.0
     for start, end in spans:  # kernels may overlap
         busy += max(0.0, end - max(start, reached))
         reached = max(reached, end)
-    # The epoch before the one that is timed is in the profile too.
-    return f"{min(1.0, busy / 1e6 / (2 * seconds)):.0%}"
+    return seconds, f"{min(1.0, busy / 1e6 / seconds):.0%}"
+
+
+def views_seconds(training: Training, batch_size: int, device: torch.device) -> float:
+    """Seconds of the views of an epoch alone, as a training makes them there."""
+    run, generator = training.run, cpu_generator(0)
+    indices = shuffled_batches(len(run.samples), batch_size, generator)
+    pairs = run.views.pairs
+    if device.type == "cuda":
+        pairs = run.views.replayed_pairs(2 * len(indices), device)
+    for _ in range(2):
+        synchronize(device)
+        start = time.perf_counter()
+        deque(pairs(run.samples.batches(indices), generator), maxlen=0)
+        synchronize(device)
+    return time.perf_counter() - start
 
 
 def training_stage(args) -> None:
     images, encoder, batch_size = training_images(args), encoder_of(args), batch_size_of(args)
-    simclr = SimCLRTransformer(
-        encoder, batch_size=batch_size, random_state=0, device=str(args.device)
-    )
-    training = Training.of(simclr, images)
-    epoch = statistics.median(training.epoch_seconds(1 if args.small else 4))
-    n_steps = len(images) // batch_size
-    rate = n_steps * flops_of_a_step(encoder, batch_size) / epoch / 1e12
+    flops = len(images) // batch_size * flops_of_a_step(encoder, batch_size)
     measured = matmul_tflops(args.device, 256 if args.small else 8192)
     name = torch.cuda.get_device_name() if args.device.type == "cuda" else ""
-    nominal = [tflops for model, tflops in NOMINAL_TFLOPS.items() if model in name]
+    nominal = next((rate for model, rate in NOMINAL_TFLOPS.items() if model in name), None)
     table = Table(
         "gpu_training",
         f"Training {encoder!r} on {len(images):,} images, batches of {batch_size}",
-        machine(),
-        ["what", "figure"],
+        f"Products of large matrices: {measured:.0f} TFLOP/s here"
+        + (f", {nominal} by the vendor. " if nominal else ". ")
+        + machine(),
+        [
+            "kernels",
+            "seconds an epoch",
+            "images a second",
+            "TFLOP/s of the model",
+            "share of products (%)",
+            "of the vendor's rate (%)",
+            "GPU at work (%)",
+        ],
     )
-    table.add("seconds an epoch", f"{epoch:.2f}")
-    table.add("images a second", f"{len(images) / epoch:,.0f}")
-    table.add("TFLOP/s of the model", f"{rate:.1f}")
-    table.add("share of the measured rate of products", f"{rate / measured:.0%}")
-    for tflops in nominal:
-        table.add(f"share of the nominal {tflops} TFLOP/s", f"{rate / tflops:.0%}")
-    table.add("share of the time that the device has work", busy_share(training, args.device))
+    for way, compiles in WAYS.items():
+        simclr = SimCLRTransformer(
+            encoder,
+            batch_size=batch_size,
+            random_state=0,
+            device=str(args.device),
+            compile=compiles,
+        )
+        seconds = statistics.median(
+            Training.of(simclr, images).epoch_seconds(1 if args.small else 3)
+        )
+        rate = flops / seconds / 1e12
+        _, busy = watched_epoch(Training.of(simclr, images), args.device)
+        table.add(
+            way,
+            f"{seconds:.2f}",
+            f"{len(images) / seconds:,.0f}",
+            f"{rate:.1f}",
+            f"{100 * rate / measured:.0f}",
+            f"{100 * rate / nominal:.0f}" if nominal else "",
+            busy.removesuffix("%"),
+        )
+    alone = views_seconds(Training.of(simclr, images), batch_size, args.device)
+    table.add("the views alone", f"{alone:.2f}", f"{len(images) / alone:,.0f}")
     table.save(append=False)
 
 
@@ -292,11 +336,6 @@ def stages(args) -> dict[str, tuple]:
         quality += ["--batch-size", "16"]
     short, long = ("1", "2") if small else ("50", "250")
     profiled = ["--batch-size", "8", "--steps", "1", "--epochs", "1"] if small else []
-    compiled = (
-        ["--steps", "1", "--batch-size", "8", "--networks", "1"]
-        if small
-        else ["--batch-size", "512"]
-    )
     compared = ["--scale", "0.05", "--rounds", "1", "--batch-sizes", "8"]
     compared = compared if small else ["--scale", "16"]
     return {
@@ -305,7 +344,6 @@ def stages(args) -> dict[str, tuple]:
         "nt_xent": (nt_xent_stage, 40),
         "training": (training_stage, 120),
         "step_profile": (script("step_profile.py", "--device", device, *profiled), 60),
-        "compiled": (script("compiled.py", "--device", device, *compiled), 180),
         "peers": (peers_stage, 150),
         "transform": (script("transform.py", "--device", device, *compared), 90),
         "large_batch": (script("large_batch.py", "--device", device, "--steps", *steps), 150),
@@ -335,7 +373,7 @@ def main():
     if not torch.cuda.is_available() and not args.small:
         sys.exit("torch sees no GPU here. Pass --small to try the suite in sizes that say nothing.")
     args.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    args.end, args.after = time.monotonic() + 60 * args.minutes, 0 if args.small else 120
+    args.end, args.after = time.monotonic() + 60 * args.minutes, 0 if args.small else 60
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ["BENCHMARK_RESULTS"] = str(args.out.resolve())
     record = args.out / "done.json"
