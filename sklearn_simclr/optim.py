@@ -12,6 +12,7 @@ __all__ = ["LARS", "Muon", "scaled_learning_rate", "warmup_cosine"]
 # Newton-Schulz iterations x <- a x + (b x x' + c (x x')^2) x bring the singular values of a matrix
 # of length 1 towards 1. Three come to the same accuracies as five, by measurement, and cost less.
 _NEWTON_SCHULZ, _N_ITERATIONS = (3.4445, -4.7750, 2.0315), 3
+_TINY = 1e-7  # beside the length of a gradient
 
 
 class LARS(torch.optim.Optimizer):
@@ -212,20 +213,13 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _update(self, params: list[Tensor], group: dict) -> None:
-        """Move the parameters, those whose matrices have one shape together, in few calls."""
+        """Move the parameters, in few calls."""
         momenta = self._momenta(params, group["momentum"])
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        alike = defaultdict(list)
-        for param, momentum in zip(params, momenta, strict=True):
-            alike[param.device, param.dtype, _matrix_shape(param)].append((param, momentum))
-        for (*_, shape), pairs in alike.items():
-            targets = [_in_memory_order(param, param) for param, _ in pairs]
-            matrices = [_in_memory_order(*pair).reshape(shape) for pair in pairs]
-            length = 0.2 * math.sqrt(max(shape))
-            steps = _orthogonal(torch.stack(matrices)) * (group["lr"] * -length)
-            steps = [step.view_as(target) for step, target in zip(steps, targets, strict=True)]
-            torch._foreach_add_(targets, steps)
+        steps = _steps(params, momenta)
+        torch._foreach_mul_(steps, group["lr"])
+        torch._foreach_sub_(params, steps)
 
     def _momenta(self, params: list[Tensor], momentum: float) -> list[Tensor]:
         """Take the gradients in, and return what is to come next."""
@@ -234,26 +228,53 @@ class Muon(torch.optim.Optimizer):
         return torch._foreach_lerp(gradients, buffers, momentum)
 
 
+def _steps(params: list[Tensor], momenta: list[Tensor]) -> list[Tensor]:
+    """Return the steps at a learning rate of 1, made of matrices of one shape together."""
+    alike, lines, steps = defaultdict(list), [], list(momenta)
+    for i, param in enumerate(params):
+        shape = _matrix_shape(param)
+        if min(shape) == 1:  # its only singular value is its length
+            lines.append(i)
+        else:
+            alike[param.device, param.dtype, shape].append(i)
+    if lines:
+        for i, step in zip(lines, _brought_to_length([momenta[i] for i in lines]), strict=True):
+            steps[i] = step
+    for (*_, shape), numbers in alike.items():
+        matrices = [momenta[i].permute(_memory_order(params[i])).reshape(shape) for i in numbers]
+        length = 0.2 * math.sqrt(max(shape))
+        for i, step in zip(numbers, _orthogonal(torch.stack(matrices)) * length, strict=True):
+            order, sides = _memory_order(params[i]), params[i].shape
+            step = step.view([sides[axis] for axis in order])
+            steps[i] = step.permute([order.index(axis) for axis in range(len(order))])
+    return steps
+
+
 def _matrix_shape(param: Tensor) -> tuple[int, int]:
     """Shape of a parameter as a matrix with a row for each output; one row for one dimension."""
     return (len(param), math.prod(param.shape[1:])) if param.ndim > 1 else (1, param.numel())
 
 
-def _in_memory_order(param: Tensor, values: Tensor) -> Tensor:
-    """View values with the dimensions of a parameter, but for the first, as its memory has them.
+def _memory_order(param: Tensor) -> list[int]:
+    """Order of the dimensions of a parameter, but for the first, in its memory.
 
     The columns of a matrix may come in any order, and in this one nothing has to be copied.
     """
-    if param.ndim < 3:
-        return values
-    return values.permute(0, *sorted(range(1, param.ndim), key=param.stride, reverse=True))
+    return [0, *sorted(range(1, param.ndim), key=param.stride, reverse=True)]
+
+
+def _brought_to_length(values: list[Tensor]) -> list[Tensor]:
+    """Scale each of some tensors to a root mean square of 0.2."""
+    norms = torch._foreach_norm(values)
+    torch._foreach_add_(norms, _TINY)
+    scaled = torch._foreach_div(values, norms)
+    torch._foreach_mul_(scaled, [0.2 * math.sqrt(each.numel()) for each in values])
+    return scaled
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:
     """Bring the singular values of matrices (k, rows, columns) near to 1, all at once."""
-    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
-    if min(x.shape[1:]) == 1:
-        return x  # their only singular value is 1 now
+    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + _TINY)
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))  # once, not in every product
