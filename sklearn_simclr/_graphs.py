@@ -12,8 +12,8 @@ from torch import Tensor
 
 Item = TypeVar("Item")
 _N_PLAIN = 3  # calls before the recording: libraries load, and optimizers allocate what they keep
-_RECORDING = threading.Lock()
 _FEWEST = 20  # calls from which on a recording, some tenths of a second, is worth it
+_RECORDING = threading.Lock()
 
 
 class Replayed:

@@ -38,8 +38,8 @@ _EVALUATED_VALUES, _LEAST_ROWS, _MOST_ROWS = 2**21, 8, 128
 _COLLECTED_BLOCKS = 32  # of evaluated rows, before they go to where they are wanted
 _COMPARED_ROWS = 64  # between processes
 _EPOCH_STREAM, _SCORE_STREAM = 1, 2  # what a seed is derived for
-_WORTH_COMPILING = 120  # seconds of training that are left
-_MANY_STEPS = 8_000  # for which it is worth some seconds to try all algorithms of convolutions
+_WORTH_COMPILING = 180  # seconds of training that are left
+_MANY_STEPS = 20_000  # for which it is worth some seconds to try all algorithms of convolutions
 
 
 class EpochRecord(NamedTuple):

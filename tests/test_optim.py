@@ -16,6 +16,7 @@ from sklearn_simclr.optim import (
     default_learning_rate,
     make_optimizer,
     scaled_learning_rate,
+    set_learning_rate,
     warmup_cosine,
 )
 
@@ -342,3 +343,19 @@ def test_muon_multiplies_in_the_precision_of_autocast():
         take_steps(Muon([rounded], lr=1.0), rounded, [gradient], [1.0])
     assert rounded.dtype == torch.float32
     assert 1e-4 < (exact - rounded).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("kind", [LARS, Muon])
+def test_a_learning_rate_that_is_a_tensor_is_read_anew(kind):
+    weights = []
+    for rate in (0.1, torch.tensor(0.1)):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        optimizer = kind(network.parameters(), rate)
+        for new in (0.1, 0.3):
+            set_learning_rate(optimizer, new)
+            network(torch.ones(2, 3, 5, 5) * torch.arange(2).view(2, 1, 1, 1)).sum().backward()
+            optimizer.step()
+        assert isinstance(optimizer.param_groups[0]["lr"], type(rate))
+        weights.append(torch.cat([param.detach().flatten() for param in network.parameters()]))
+    torch.testing.assert_close(*weights)

@@ -16,6 +16,7 @@ from torch import nn
 
 from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
 from sklearn_simclr._distributed import World
+from sklearn_simclr._graphs import Replayed
 from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._training import check_agreement, train
 from sklearn_simclr._workers import fair_threads
@@ -159,6 +160,18 @@ def lose_a_process():
         World(0, 2).mean(torch.zeros(1))
 
 
+def fit_without_a_compiler():
+    with patch("torch.compile", return_value=failing):
+        quick(compile=True).fit(IMAGES)
+
+
+def record_without_a_gpu():
+    replayed = Replayed(torch.clone, n_calls=20)
+    with patch("torch.cuda.CUDAGraph", side_effect=RuntimeError("no GPU")):
+        for _ in range(20):
+            replayed(torch.zeros(1))
+
+
 # What raises each message, by the message as it stands on the page.
 CASES = {
     "X of shape … looks as if the channels came first, but channel_axis=-1 says last.": of_fit(
@@ -219,6 +232,8 @@ CASES = {
     "… differs from the … of the model that the training would go on from.": (
         go_on_with_another_head
     ),
+    "torch.compile does not work here, and the network is used as it is.": fit_without_a_compiler,
+    "A step could not be recorded as a CUDA graph and is taken as it is": record_without_a_gpu,
     "Training interrupted by user after … of … epochs": press_ctrl_c,
     "Several threads of this process compute at once": fit_in_threads,
     "checkpoint_dir=… needs a seed, but random_state=None draws another one each time": of_fit(

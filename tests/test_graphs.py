@@ -1,0 +1,131 @@
+"""Recorded and compiled steps: when they are, and what happens where they cannot be."""
+
+import shutil
+import warnings
+
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from sklearn_simclr import _training
+from sklearn_simclr._graphs import Replayed, compiled, fastest_convolutions
+
+
+def no_graphs(error):
+    def make():
+        raise error
+
+    return make
+
+
+class Doubling:
+    """A function that counts its calls."""
+
+    def __init__(self):
+        self.n_calls = 0
+
+    def __call__(self, x):
+        self.n_calls += 1
+        return 2 * x
+
+
+def test_of_a_few_calls_none_is_recorded(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", no_graphs(AssertionError("recorded")))
+    double = Doubling()
+    replayed = Replayed(double, n_calls=6)
+    assert [replayed(torch.tensor(i)).item() for i in range(6)] == [0, 2, 4, 6, 8, 10]
+    assert double.n_calls == 6
+
+
+def test_what_cannot_be_recorded_goes_on_and_says_so_once(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", no_graphs(RuntimeError("not here")))
+    double = Doubling()
+    replayed = Replayed(double, n_calls=30)
+    with pytest.warns(UserWarning, match="could not be recorded.*not here") as caught:
+        results = [replayed(torch.tensor(i)).item() for i in range(30)]
+    assert results == list(range(0, 60, 2))
+    assert len(caught) == 1 and double.n_calls == 30
+
+
+def test_without_memory_for_a_recording_nothing_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", no_graphs(torch.OutOfMemoryError()))
+    replayed = Replayed(Doubling(), n_calls=30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [replayed(torch.tensor(i)).item() for i in range(30)] == list(range(0, 60, 2))
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Let torch.compile return a function that a test sets."""
+    made = {}
+
+    def compile_(function, dynamic):
+        assert not dynamic
+        return made.get("fused", function)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    return made
+
+
+def fails(error):
+    def function(x):
+        raise error
+
+    return function
+
+
+def test_compiled_function_is_used(compiler):
+    compiler["fused"] = lambda x: 3 * x
+    assert compiled(Doubling())(torch.tensor(2)).item() == 6
+
+
+def test_without_a_compiler_the_function_is_used_with_one_warning(compiler):
+    compiler["fused"] = fails(RuntimeError("no C compiler"))
+    function = compiled(Doubling())
+    with pytest.warns(UserWarning, match=r"torch\.compile does not work.*no C compiler") as caught:
+        assert [function(torch.tensor(i)).item() for i in range(3)] == [0, 2, 4]
+    assert len(caught) == 1
+
+
+def test_an_error_of_the_function_itself_is_its_own(compiler):
+    compiler["fused"] = fails(RuntimeError("InternalTorchDynamoError"))
+    with pytest.raises(ValueError, match="of the network"):
+        compiled(fails(ValueError("of the network")))(torch.tensor(1))
+
+
+def test_out_of_memory_is_for_the_caller(compiler):
+    compiler["fused"] = fails(torch.OutOfMemoryError())
+    function = compiled(Doubling())
+    with pytest.raises(torch.OutOfMemoryError):
+        function(torch.tensor(1))
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("needed", [False, True])
+def test_setting_for_convolutions_is_put_back(monkeypatch, before, needed):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
+    with fastest_convolutions(needed):
+        assert torch.backends.cudnn.benchmark == (before or needed)
+    assert torch.backends.cudnn.benchmark == before
+
+
+@pytest.mark.parametrize(("value", "n_compiled"), [("auto", 0), (False, 0), (True, 1)])
+def test_parameter_compile_on_a_cpu(simclr, digits, monkeypatch, value, n_compiled):
+    functions = []
+    monkeypatch.setattr(_training, "compiled", lambda f: functions.append(f) or f)
+    model = simclr(compile=value, precision="float32").fit(digits[0])
+    assert len(functions) == n_compiled
+    expected = simclr(precision="float32").fit(digits[0]).loss_curve_
+    assert model.loss_curve_ == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a compiler")
+def test_compiled_training_is_the_same(simclr, digits):
+    plain, quick = (
+        simclr(compile=value, precision="float32", learning_rate=1e-3).fit(digits[0])
+        for value in (False, True)
+    )
+    assert quick.loss_curve_ == pytest.approx(plain.loss_curve_, rel=1e-3)
+    assert_allclose(quick.transform(digits[0]), plain.transform(digits[0]), rtol=1e-2, atol=1e-3)
