@@ -219,19 +219,13 @@ def train(
         size=micro_batch,
         world=world,
     )
+    take_step = step = _Step(network, optimizer, objective, micro_batches, precision, world)
+    pairs_of, n_steps = views.pairs, (n_epochs - n_done) * n_batches
     is_recorded = compiles and _is_recordable(samples, views, objective, world)
-    n_steps = (n_epochs - n_done) * n_batches
-
-    def steps(n_steps: int) -> Callable[[Tensor, Tensor], Tensor]:
-        step = partial(_take_step, network, optimizer, objective, micro_batches, precision, world)
-        if not is_recorded:
-            return step
-        index = torch.arange(size)  # of which only the number counts
-        replayed = Replayed(lambda x: step(x, index), n_steps)
-        return lambda x, index: replayed(x)
-
-    pairs_of = views.replayed_pairs(n_steps, samples.device) if is_recorded else views.pairs
-    take_step, may_compile = steps(n_steps), is_recorded and compiles == "auto"
+    if is_recorded:
+        take_step = step.recorded(n_steps, size)
+        pairs_of = views.replayed_pairs(n_steps, samples.device)
+    may_compile = is_recorded and compiles == "auto"
     for number in range(n_done, n_epochs):
         epoch, start = first_epoch + number, perf_counter()
         before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -272,7 +266,7 @@ def train(
         n_left = n_epochs - number - 1
         if may_compile and n_left * (perf_counter() - start) > _WORTH_COMPILING:
             micro_batches.output_of, may_compile = compiled(project), False
-            take_step = steps(n_left * n_batches)
+            take_step = step.recorded(n_left * n_batches, size)
         yield EpochRecord(epoch, loss)
 
 
@@ -282,23 +276,30 @@ def _is_recordable(samples: Samples, views: Views, objective: Objective, world: 
     return ours and samples.device.type == "cuda" and world.size == 1
 
 
-def _take_step(
-    network: SimCLRNetwork,
-    optimizer: torch.optim.Optimizer,
-    objective: Objective,
-    micro_batches: MicroBatches,
-    precision: torch.dtype,
-    world: World,
-    x: Tensor,
-    index: Tensor,
-) -> Tensor:
-    """Take a step on this process's views (2k, ...) of the samples at `index`; return the loss."""
-    loss_of = partial(_loss, objective, index, world)
-    loss = micro_batches.backward(x, loss_of, len(index))
-    world.sum_gradients(network.parameters())
-    with mixed_precision(precision, x.device):
-        optimizer.step()
-    return loss
+class _Step(NamedTuple):
+    """What a step of training works with."""
+
+    network: SimCLRNetwork
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    micro_batches: MicroBatches
+    precision: torch.dtype
+    world: World
+
+    def __call__(self, x: Tensor, index: Tensor) -> Tensor:
+        """Step on this process's views (2k, ...) of the samples at `index`; return the loss."""
+        loss_of = partial(_loss, self.objective, index, self.world)
+        loss = self.micro_batches.backward(x, loss_of, len(index))
+        self.world.sum_gradients(self.network.parameters())
+        with mixed_precision(self.precision, x.device):
+            self.optimizer.step()
+        return loss
+
+    def recorded(self, n_steps: int, size: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return what does so `n_steps` times with batches of one size, as a `Replayed` does."""
+        index = torch.arange(size)  # of which only the number counts
+        replayed = Replayed(lambda x: self(x, index), n_steps)
+        return lambda x, index: replayed(x)
 
 
 def _train_epoch(

@@ -2,12 +2,13 @@
 
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from sklearn_simclr import _training
+from sklearn_simclr import _training, _views
 from sklearn_simclr._graphs import Replayed, compiled, fastest_convolutions
 
 
@@ -129,3 +130,62 @@ def test_compiled_training_is_the_same(simclr, digits):
     )
     assert quick.loss_curve_ == pytest.approx(plain.loss_curve_, rel=1e-3)
     assert_allclose(quick.transform(digits[0]), plain.transform(digits[0]), rtol=1e-2, atol=1e-3)
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Let trainings on a CPU go the way of recorded ones; returns the functions recorded."""
+    recorded = []
+
+    def record(self, inputs):
+        own = [values.clone() for values in inputs]
+
+        def replay():
+            self._output = self._function(*own)
+
+        self._graph, self._inputs = SimpleNamespace(replay=replay), own
+        recorded.append(self._function)
+        return True
+
+    monkeypatch.setattr(Replayed, "_record", record)
+    monkeypatch.setattr(_training, "_is_recordable", lambda *args: True)
+    monkeypatch.setattr(_views, "beside", lambda make, items, device: map(make, items))
+    return recorded
+
+
+@pytest.mark.parametrize(("max_epochs", "n_recorded"), [(4, 0), (8, 2)])
+def test_recorded_steps_are_those_of_a_plain_training(
+    simclr, digits, request, max_epochs, n_recorded
+):
+    plain = simclr(max_epochs=max_epochs).fit(digits[0])  # of 4 batches an epoch
+    recorded = request.getfixturevalue("pretended")
+    model = simclr(max_epochs=max_epochs).fit(digits[0])
+    assert len(recorded) == n_recorded  # views and the rest of a step
+    assert model.loss_curve_ == plain.loss_curve_
+    assert (model.transform(digits[0]) == plain.transform(digits[0])).all()
+
+
+@pytest.mark.parametrize(("seconds", "n_compiled"), [(-1, 1), (60, 0)])
+def test_only_what_is_long_is_compiled_on_its_way(
+    simclr, digits, pretended, monkeypatch, seconds, n_compiled
+):
+    functions = []
+    monkeypatch.setattr(_training, "compiled", lambda f: functions.append(f) or f)
+    monkeypatch.setattr(_training, "_WORTH_COMPILING", seconds)
+    simclr(max_epochs=15).fit(digits[0])
+    assert len(functions) == n_compiled
+    assert len(pretended) == 2 + n_compiled  # the step with the compiled network anew
+
+
+@pytest.mark.parametrize("max_epochs", [3, 8])
+def test_without_compile_nothing_is_recorded(simclr, digits, pretended, max_epochs):
+    simclr(max_epochs=max_epochs, compile=False).fit(digits[0])
+    assert not pretended
+
+
+def test_a_failed_epoch_leaves_a_recorded_training_as_it_was(simclr, digits, pretended):
+    model = simclr(max_epochs=8).fit(digits[0])
+    before = model.transform(digits[0])
+    with pytest.raises(FloatingPointError, match="ended with a loss of nan"):
+        model.set_params(warm_start=True, learning_rate=1e30).fit(digits[0])
+    assert (model.transform(digits[0]) == before).all()

@@ -11,9 +11,9 @@ The figures: views a second on the device; NT-Xent of 8192 images, time and memo
 pixels in batches of 512, with kernels that start one by one, recorded as CUDA graphs, and compiled
 as well: seconds an epoch, model FLOP utilisation, the share of the time in which the device has
 work; the same network trained by lightly, where it is installed, and by other code, where --script
-is simclr-cifar10.py of https://github.com/dkobak/simclr-cifar10; the parts of a step; `transform`
-beside a bare forward pass; a step of 4096 images of a ResNet-50; and how long 50 and 250 epochs of
-the defaults on CIFAR-10 take, and how good the features are then.
+is simclr-cifar10.py of https://github.com/dkobak/simclr-cifar10; steps of smaller networks, and the
+parts of a step; `transform` beside a bare forward pass; a step of 4096 images of a ResNet-50; and
+how long 140 epochs of SGD and 500 of the defaults on CIFAR-10 take, and how good the features are.
 """
 
 import argparse
@@ -37,7 +37,7 @@ import torch
 import torchvision
 from common import Table, cifar10, machine, nt_xent_of_matrix, subset
 from PIL import Image
-from step_profile import Training
+from step_profile import CASES, Training, noise
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import Dataset
@@ -233,6 +233,30 @@ def training_stage(args) -> None:
     table.save(append=False)
 
 
+def steps_stage(args) -> None:
+    n_steps, batch_size = (4, 8) if args.small else (40, 256)
+    table = Table(
+        "gpu_steps",
+        f"Milliseconds of a step of `fit`, batches of {batch_size} images of noise",
+        machine(),
+        ["network", "side", *WAYS],
+    )
+    for encoder, side, channels in CASES[: 1 if args.small else None]:
+        images, cells = noise(n_steps * batch_size, side, channels), []
+        for compiles in WAYS.values():
+            simclr = SimCLRTransformer(
+                encoder,
+                batch_size=batch_size,
+                random_state=0,
+                device=str(args.device),
+                compile=compiles,
+            )
+            seconds = statistics.median(Training.of(simclr, images).epoch_seconds(2))
+            cells.append(f"{1000 * seconds / n_steps:.2f}")
+        table.add(repr(encoder), str(side), *cells)
+    table.save(append=False)
+
+
 def seconds_of_lightly(images, encoder, batch_size: int, args) -> float:
     """Seconds of an epoch of lightly's, after one that is not counted."""
     from peers import train_lightly
@@ -335,11 +359,17 @@ def stages(args) -> dict[str, tuple]:
     """Name of each stage, what it runs, and the seconds that it needs at least."""
     device, small = str(args.device), args.small
     steps = ["4:4", "4:2"] if small else ["512:512", "4096:4096", "4096:512", "4096:128"]
-    quality = ["cifar10.py", "default", "--data", "{data}", "--no-fine-tuning"]
+    quality = ["--data", "{data}", "--no-fine-tuning"]
     if small:
         quality += ["--n-images", "64", "--n-test", "64", "--width", "0.0625"]
         quality += ["--batch-size", "16"]
-    short, long = ("1", "2") if small else ("50", "250")
+
+    def trained(recipe: str, n_epochs: str):
+        """Train by a recipe in slices, from its state in --out."""
+        words = "cifar10.py", recipe, *quality, "--epochs", n_epochs, "--state", "{out}/" + recipe
+        return script(*words, sliced=True)
+
+    short, long = ("1", "2") if small else ("140", "500")
     profiled = ["--batch-size", "8", "--steps", "1", "--epochs", "1"] if small else []
     compared = ["--scale", "0.05", "--rounds", "1", "--batch-sizes", "8"]
     compared = compared if small else ["--scale", "16"]
@@ -348,18 +378,13 @@ def stages(args) -> dict[str, tuple]:
         "views": (views_stage, 30),
         "nt_xent": (nt_xent_stage, 40),
         "training": (training_stage, 120),
+        "steps": (steps_stage, 90),
         "step_profile": (script("step_profile.py", "--device", device, *profiled), 60),
         "peers": (peers_stage, 150),
         "transform": (script("transform.py", "--device", device, *compared), 90),
         "large_batch": (script("large_batch.py", "--device", device, "--steps", *steps), 150),
-        f"{short} epochs": (
-            script(*quality, "--epochs", short, "--state", "{out}/short", sliced=True),
-            args.after + 30,
-        ),
-        f"{long} epochs": (
-            script(*quality, "--epochs", long, "--state", "{out}/long", sliced=True),
-            args.after + 30,
-        ),
+        f"{short} epochs": (trained("sgd", short), args.after + 30),
+        f"{long} epochs": (trained("default", long), args.after + 30),
     }
 
 
