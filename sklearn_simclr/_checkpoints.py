@@ -4,12 +4,12 @@ import hashlib
 import io
 import json
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from sklearn_simclr._warnings import warn_caller
 from sklearn_simclr._whole_files import replacing, sweep, try_writing
 
 _MAGIC, _VERSION = b"sklearn_simclr checkpoint ", b"1\n"
@@ -114,11 +114,9 @@ class CheckpointStore:
 
     def _warn(self, error: OSError) -> None:
         if not self._has_warned:
-            warnings.warn(
+            warn_caller(
                 f"The checkpoint {str(self.path)!r} could not be written: {type(error).__name__}: "
-                f"{error}. The training goes on without it and tries again after later epochs.",
-                UserWarning,
-                stacklevel=7,  # the caller of fit
+                f"{error}. The training goes on without it and tries again after later epochs."
             )
         self._has_warned = True
 

@@ -2,13 +2,14 @@
 
 import contextlib
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from sklearn_simclr._warnings import warn_caller
 
 Item = TypeVar("Item")
 _N_PLAIN = 3  # calls before the recording: libraries load, and optimizers allocate what they keep
@@ -67,11 +68,9 @@ class Replayed:
         except RuntimeError as error:
             self._n_plain = torch.inf
             if not isinstance(error, torch.OutOfMemoryError):
-                warnings.warn(
+                warn_caller(
                     f"A step could not be recorded as a CUDA graph and is taken as it is, which "
-                    f"may be slower. {type(error).__name__}: {error}",
-                    UserWarning,
-                    stacklevel=2,
+                    f"may be slower. {type(error).__name__}: {error}"
                 )
             return False
         self._graph, self._inputs, self._output = graph, own, output
@@ -146,11 +145,9 @@ def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
         except Exception as error:
             fused = None
             result = function(x)  # which may fail for the same reason
-            warnings.warn(
+            warn_caller(
                 f"torch.compile does not work here, and the network is used as it is. Pass "
-                f"compile=False to be rid of this. {type(error).__name__}: {error}",
-                UserWarning,
-                stacklevel=2,
+                f"compile=False to be rid of this. {type(error).__name__}: {error}"
             )
             return result
 

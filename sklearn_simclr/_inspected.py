@@ -141,15 +141,11 @@ def _open(transformer: SimCLRTransformer, X, *, fitted: bool) -> tuple[Samples, 
     if fitted:
         augmentation, view_size = transformer._augmentation, transformer._view_size
     else:
-        augmentation, view_size = _planned_views(transformer, samples), transformer.image_size
+        view_size = transformer.image_size
+        augmentation = resolve_augmentation(
+            transformer.augmentation, samples.image_shape, view_size
+        )
     return _on_cpu(samples), Views(augmentation, view_size, draws_globally=True)
-
-
-def _planned_views(transformer: SimCLRTransformer, samples: Samples):
-    """Resolve the augmentation as many calls deep as `fit` does, whose warnings count them."""
-    return resolve_augmentation(
-        transformer.augmentation, samples.image_shape, transformer.image_size
-    )
 
 
 def _make_views(

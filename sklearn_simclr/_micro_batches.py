@@ -1,6 +1,5 @@
 """Gradients of batches that memory does not hold: the network sees some samples at a time."""
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from sklearn_simclr._device import mixed_precision
 from sklearn_simclr._distributed import ALONE, World
+from sklearn_simclr._warnings import warn_caller
 
 # What RuntimeErrors say of a lack of memory: torch and oneDNN on CPUs, torch on Apple's GPUs, cuDNN
 # and cuBLAS. oneDNN says it of other failures too, which then remain with two samples.
@@ -211,12 +211,10 @@ class MicroBatches:
             if self.network.training
             else ""
         )
-        warnings.warn(
+        warn_caller(
             f"The memory of {self.device} does not hold what the network keeps of {n} samples "
             f"(batch_size={self.batch_size}). From now on it gets {self.size} at a time; the loss "
-            f"is still that of {n}.{norms} Lower batch_size to be rid of this.",
-            UserWarning,
-            stacklevel=9,  # the caller of fit
+            f"is still that of {n}.{norms} Lower batch_size to be rid of this."
         )
 
 

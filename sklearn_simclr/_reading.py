@@ -1,7 +1,6 @@
 """X as the user gives it, checked in scikit-learn's way, to samples."""
 
 import math
-import warnings
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from sklearn_simclr._data import (
 )
 from sklearn_simclr._device import resolve_device
 from sklearn_simclr._files import ImageFiles, as_paths, read_files
+from sklearn_simclr._warnings import warn_caller
 
 
 def open_to_learn(estimator, X, y, *, reset: bool) -> tuple:
@@ -32,7 +32,7 @@ def open_to_learn(estimator, X, y, *, reset: bool) -> tuple:
     if isinstance(files, ImageFiles) and files is not X and files.left_out:
         check_consistent_length(X, y)
         message = f"{files.left_out}\nThey are left out, and so are their labels."
-        warnings.warn(message, UserWarning, stacklevel=5)  # the caller of fit
+        warn_caller(message)
         X = _safe_indexing(X, files.kept)
         y = None if y is None else _safe_indexing(y, files.kept)
     return files, X, y

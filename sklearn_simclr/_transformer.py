@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from zlib import crc32
@@ -47,6 +46,7 @@ from sklearn_simclr._training import (
     encode_views,
     train,
 )
+from sklearn_simclr._warnings import warn_caller
 from sklearn_simclr.augmentation import resolve_augmentation
 from sklearn_simclr.encoders import resolve_encoder, torchvision_names, without_weights
 from sklearn_simclr.losses import LOSSES, resolve_loss
@@ -377,11 +377,9 @@ class SimCLRTransformer(
             except KeyboardInterrupt:
                 if not run.n_done or world.size > 1:
                     raise
-                warnings.warn(
+                warn_caller(
                     f"Training interrupted by user after {run.n_done} of {self.max_epochs} epochs: "
-                    f"the {type(self).__name__} is fitted with what it has learned in these.",
-                    UserWarning,
-                    stacklevel=4,  # the caller of fit
+                    f"the {type(self).__name__} is fitted with what it has learned in these."
                 )
             finally:
                 self._store(run)
@@ -749,11 +747,9 @@ class SimCLRTransformer(
         """Resolve what may change from one training of a model to the next."""
         n_samples = len(samples)
         if n_samples < self.batch_size:
-            warnings.warn(
+            warn_caller(
                 f"batch_size={self.batch_size} is larger than the data: every epoch is one batch "
-                f"of {n_samples} samples, which has fewer negatives. Lower it to be rid of this.",
-                UserWarning,
-                stacklevel=6,  # the caller of fit
+                f"of {n_samples} samples, which has fewer negatives. Lower it to be rid of this."
             )
         augmentation = resolve_augmentation(self.augmentation, samples.image_shape, view_size)
         optimizer = self.optimizer

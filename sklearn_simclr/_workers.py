@@ -4,12 +4,13 @@ import contextlib
 import multiprocessing
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 
 import joblib
 import torch
 from threadpoolctl import threadpool_limits  # scikit-learn requires it
+
+from sklearn_simclr._warnings import warn_caller
 
 _process = {"forked": False}
 _at_work: set[int] = set()  # the threads of this process that are in `fair_threads`
@@ -65,12 +66,10 @@ def _limited(crowded: bool) -> Iterator[None]:
             yield
     else:
         if crowded and not torch.cuda.is_available():
-            warnings.warn(
+            warn_caller(
                 f"Several threads of this process compute at once, each with {n_threads} threads "
                 "of torch's on the same cores, which takes many times as long. Call "
-                "torch.set_num_threads(1) first, or use processes, joblib's backend 'loky'.",
-                UserWarning,
-                stacklevel=10,  # the caller of fit
+                "torch.set_num_threads(1) first, or use processes, joblib's backend 'loky'."
             )
         yield
 
@@ -89,12 +88,10 @@ def _in_worker_thread() -> bool:
 def warn_of_shared_gpu(device: torch.device) -> None:
     """Warn in a worker process of joblib's that the others will want the same GPU."""
     if device.type == "cuda" and is_worker() and multiprocessing.parent_process() is not None:
-        warnings.warn(
+        warn_caller(
             f"Several processes of joblib's may share {device}: they take turns, which saves no "
             "time, and each keeps X and the network in its memory. Pass n_jobs=1, or give every "
-            "worker a GPU of its own by CUDA_VISIBLE_DEVICES.",
-            UserWarning,
-            stacklevel=2,
+            "worker a GPU of its own by CUDA_VISIBLE_DEVICES."
         )
 
 

@@ -8,7 +8,6 @@ range, and ``skipped(shape)`` names what does not apply to images of shape (c, h
 """
 
 import math
-import warnings
 from numbers import Integral, Real
 
 import torch
@@ -53,6 +52,7 @@ from sklearn_simclr._view_parts import (
     Solarize,
     ViewPart,
 )
+from sklearn_simclr._warnings import warn_caller
 
 __all__ = [
     "AffineAugmentation",
@@ -414,11 +414,9 @@ def _warn_of_skipped(augmentation, image_shape: tuple, view_size: int | None) ->
         height = width = view_size
     skipped = skipped_by(augmentation, (channels, height, width))
     if skipped:
-        warnings.warn(
+        warn_caller(
             f"The augmentation {type(augmentation).__name__} skips what does not apply to images "
-            f"of (h, w, c) = {image_shape}: {'; '.join(skipped)}.",
-            UserWarning,
-            stacklevel=8,  # the caller of fit
+            f"of (h, w, c) = {image_shape}: {'; '.join(skipped)}."
         )
 
 

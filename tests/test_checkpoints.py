@@ -728,6 +728,7 @@ DOES_NOT = {
     "output_layer": [1],
     "device": ["cpu", torch.device("cpu")],
     "verbose": [1],
+    "compile": [True, False],
     "n_jobs": [2],
     "cache_dir": ["elsewhere"],
     "on_bad_files": ["skip"],

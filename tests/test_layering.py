@@ -50,7 +50,7 @@ LAYERS = (
         "_whole_files",
         "_workers",
     },
-    {"_placement"},
+    {"_placement", "_warnings"},
 )
 DEPENDENCIES = {"joblib", "numpy", "sklearn", "torch", "torchvision"}
 THEIR_OWN = {"PIL", "threadpoolctl"}  # that the dependencies require themselves
