@@ -455,7 +455,7 @@ def make_two(augmentation, batch: Tensor, params: list[dict]) -> tuple[Tensor, T
 
 def _sent(augmentation, params, device: torch.device):
     """Send the parameters of our own views to a GPU, in one transfer; leave those of others."""
-    if device.type == "cpu" or not is_our_own(augmentation):
+    if device.type != "cuda" or not is_our_own(augmentation):
         return params
     return unpacked(placed(packed(params), device), like=params)
 
