@@ -145,30 +145,36 @@ def head_of(encoder: ResNetEncoder) -> nn.Module:
 WAYS = {"recorded, compiled": True, "recorded": "auto", "one by one": False}  # how kernels start
 
 
-def epoch_seconds_and_work(
-    training: Training, n_epochs: int, device: torch.device
-) -> tuple[float, str]:
-    """Median seconds of epochs after a first one, and the share in which a GPU has work, in one."""
-    epochs = training.simclr._epochs(training.run, 2 + n_epochs, lambda step: 1e-3)
-    next(epochs)
-    seconds = []
-    for _ in range(n_epochs):
-        start = time.perf_counter()
-        next(epochs)  # reads the loss, and so waits for the device
-        seconds.append(time.perf_counter() - start)
+def training_of(encoder, images, batch_size: int, compiles: bool | str, args) -> Training:
+    """Make a training whose kernels start as `compiles` says."""
+    simclr = SimCLRTransformer(
+        encoder,
+        batch_size=batch_size,
+        random_state=0,
+        device=str(args.device),
+        compile=compiles,
+    )
+    return Training.of(simclr, images)
+
+
+def share_of_work(training: Training, device: torch.device) -> str:
+    """Share in percent of an epoch, after one that is not counted, in which a GPU has work."""
     if device.type != "cuda":
-        return statistics.median(seconds), ""
+        return ""
+    run = training.run
+    epochs = training.simclr._epochs(run, run.n_done + 2, lambda step: 1e-3)
+    next(epochs)
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         start = time.perf_counter()
-        next(epochs)
-        watched = time.perf_counter() - start
+        next(epochs)  # reads the loss, and so waits for the device
+        seconds = time.perf_counter() - start
     events = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     spans = sorted((e.time_range.start, e.time_range.end) for e in events)
     busy, reached = 0.0, 0.0
     for begin, end in spans:  # kernels may overlap
         busy += max(0.0, end - max(begin, reached))
         reached = max(reached, end)
-    return statistics.median(seconds), f"{min(100, busy / 1e4 / watched):.0f}"
+    return f"{min(100, busy / 1e4 / seconds):.0f}"
 
 
 def views_seconds(training: Training, batch_size: int, device: torch.device) -> float:
@@ -209,15 +215,8 @@ def training_stage(args) -> None:
         ],
     )
     for way, compiles in WAYS.items():
-        simclr = SimCLRTransformer(
-            encoder,
-            batch_size=batch_size,
-            random_state=0,
-            device=str(args.device),
-            compile=compiles,
-        )
-        training = Training.of(simclr, images)
-        seconds, busy = epoch_seconds_and_work(training, 1 if args.small else 2, args.device)
+        training = training_of(encoder, images, batch_size, compiles, args)
+        seconds = statistics.median(training.epoch_seconds(1 if args.small else 2))
         rate = flops / seconds / 1e12
         table.add(
             way,
@@ -226,9 +225,9 @@ def training_stage(args) -> None:
             f"{rate:.1f}",
             f"{100 * rate / measured:.0f}",
             f"{100 * rate / nominal:.0f}" if nominal else "",
-            busy,
+            share_of_work(training, args.device),
         )
-    alone = views_seconds(Training.of(simclr, images), batch_size, args.device)
+    alone = views_seconds(training, batch_size, args.device)
     table.add("the views alone", f"{alone:.2f}", f"{len(images) / alone:,.0f}")
     table.save(append=False)
 
@@ -244,14 +243,8 @@ def steps_stage(args) -> None:
     for encoder, side, channels in CASES[: 1 if args.small else None]:
         images, cells = noise(n_steps * batch_size, side, channels), []
         for compiles in WAYS.values():
-            simclr = SimCLRTransformer(
-                encoder,
-                batch_size=batch_size,
-                random_state=0,
-                device=str(args.device),
-                compile=compiles,
-            )
-            seconds = statistics.median(Training.of(simclr, images).epoch_seconds(2))
+            training = training_of(encoder, images, batch_size, compiles, args)
+            seconds = statistics.median(training.epoch_seconds(2))
             cells.append(f"{1000 * seconds / n_steps:.2f}")
         table.add(repr(encoder), str(side), *cells)
     table.save(append=False)
