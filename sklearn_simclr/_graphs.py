@@ -130,7 +130,9 @@ def beside(
         current.wait_stream(own)
 
 
-def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def compiled(
+    function: Callable[[Tensor], Tensor], *, warns: bool = False
+) -> Callable[[Tensor], Tensor]:
     """Return what torch.compile makes of a function, or, where it cannot, the function itself."""
     fused = torch.compile(function, dynamic=False)
 
@@ -145,10 +147,11 @@ def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
         except Exception as error:
             fused = None
             result = function(x)  # which may fail for the same reason
-            warn_caller(
-                f"torch.compile does not work here, and the network is used as it is. Pass "
-                f"compile=False to be rid of this. {type(error).__name__}: {error}"
-            )
+            if warns:
+                warn_caller(
+                    f"torch.compile does not work here, and the network is used as it is. Pass "
+                    f"compile='auto' to be rid of this. {type(error).__name__}: {error}"
+                )
             return result
 
     return run

@@ -210,7 +210,7 @@ def train(
 
     micro_batches = MicroBatches(
         network,
-        compiled(project) if compiles is True else project,
+        compiled(project, warns=True) if compiles is True else project,
         device=samples.device,
         precision=precision,
         draws_globally=views.draws_globally,

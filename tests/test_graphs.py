@@ -83,10 +83,18 @@ def test_compiled_function_is_used(compiler):
 
 def test_without_a_compiler_the_function_is_used_with_one_warning(compiler):
     compiler["fused"] = fails(RuntimeError("no C compiler"))
-    function = compiled(Doubling())
+    function = compiled(Doubling(), warns=True)
     with pytest.warns(UserWarning, match=r"torch\.compile does not work.*no C compiler") as caught:
         assert [function(torch.tensor(i)).item() for i in range(3)] == [0, 2, 4]
     assert len(caught) == 1
+
+
+def test_without_being_asked_to_compile_nothing_is_said(compiler):
+    compiler["fused"] = fails(RuntimeError("no C compiler"))
+    function = compiled(Doubling())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [function(torch.tensor(i)).item() for i in range(3)] == [0, 2, 4]
 
 
 def test_an_error_of_the_function_itself_is_its_own(compiler):
@@ -114,7 +122,7 @@ def test_setting_for_convolutions_is_put_back(monkeypatch, before, needed):
 @pytest.mark.parametrize(("value", "n_compiled"), [("auto", 0), (False, 0), (True, 1)])
 def test_parameter_compile_on_a_cpu(simclr, digits, monkeypatch, value, n_compiled):
     functions = []
-    monkeypatch.setattr(_training, "compiled", lambda f: functions.append(f) or f)
+    monkeypatch.setattr(_training, "compiled", lambda f, **_: functions.append(f) or f)
     model = simclr(compile=value, precision="float32").fit(digits[0])
     assert len(functions) == n_compiled
     expected = simclr(precision="float32").fit(digits[0]).loss_curve_
@@ -170,7 +178,7 @@ def test_only_what_is_long_is_compiled_on_its_way(
     simclr, digits, pretended, monkeypatch, seconds, n_compiled
 ):
     functions = []
-    monkeypatch.setattr(_training, "compiled", lambda f: functions.append(f) or f)
+    monkeypatch.setattr(_training, "compiled", lambda f, **_: functions.append(f) or f)
     monkeypatch.setattr(_training, "_WORTH_COMPILING", seconds)
     simclr(max_epochs=15).fit(digits[0])
     assert len(functions) == n_compiled
