@@ -162,6 +162,11 @@ def parts_of(augmentation) -> Iterator:
             yield from parts_of(step)
 
 
+def is_our_own(thing) -> bool:
+    """Whether an object, and all that it is composed of, is from this package."""
+    return all(type(part).__module__.startswith("sklearn_simclr.") for part in parts_of(thing))
+
+
 def _is_step(entry) -> bool:
     if not isinstance(entry, tuple | list) or len(entry) != 2:
         return False

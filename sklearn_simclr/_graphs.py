@@ -43,10 +43,8 @@ class Replayed:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Return what the function returns; once recorded, in memory that the next call reuses."""
-        if self._graph is None and self._n_plain > 0:
+        if self._graph is None and (self._n_plain > 0 or not self._record(inputs)):
             self._n_plain -= 1
-            return self._function(*inputs)
-        if self._graph is None and not self._record(inputs):
             return self._function(*inputs)
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given, non_blocking=True)

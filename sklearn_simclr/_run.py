@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sklearn_simclr._checkpoints import CheckpointStore
+from sklearn_simclr._composition import is_our_own
 from sklearn_simclr._data import Samples, batch_shape
 from sklearn_simclr._device import derived_seed, describe
 from sklearn_simclr._distributed import World
@@ -16,7 +17,6 @@ from sklearn_simclr._persistence import load_moments, load_weights, to_plain
 from sklearn_simclr._training import Objective
 from sklearn_simclr._version import __version__
 from sklearn_simclr._views import Views
-from sklearn_simclr.augmentation import is_our_own
 from sklearn_simclr.encoders import TorchvisionEncoder
 
 _WEIGHTS_STREAM = 0  # what a seed is derived for

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils._param_validation import Interval
 from torch import Generator, Tensor
 
-from sklearn_simclr._composition import Compose, parts_of, skipped_by
+from sklearn_simclr._composition import Compose, is_our_own, parts_of, skipped_by
 from sklearn_simclr._kernels import (
     affine,
     blur_rows,
@@ -458,12 +458,6 @@ def _sent(augmentation, params, device: torch.device):
     if device.type != "cuda" or not is_our_own(augmentation):
         return params
     return unpacked(placed(packed(params), device), like=params)
-
-
-def is_our_own(augmentation) -> bool:
-    """Whether an augmentation, and all that it is composed of, is from this package."""
-    parts = parts_of(augmentation)
-    return all(type(part).__module__.startswith("sklearn_simclr.") for part in parts)
 
 
 def two_views_of_share(

@@ -241,12 +241,13 @@ def _steps(params: list[Tensor], momenta: list[Tensor]) -> list[Tensor]:
         for i, step in zip(lines, _brought_to_length([momenta[i] for i in lines]), strict=True):
             steps[i] = step
     for (*_, shape), numbers in alike.items():
-        matrices = [momenta[i].permute(_memory_order(params[i])).reshape(shape) for i in numbers]
-        length = 0.2 * math.sqrt(max(shape))
-        for i, step in zip(numbers, _orthogonal(torch.stack(matrices)) * length, strict=True):
-            order, sides = _memory_order(params[i]), params[i].shape
-            step = step.view([sides[axis] for axis in order])
-            steps[i] = step.permute([order.index(axis) for axis in range(len(order))])
+        orders = [_memory_order(params[i]) for i in numbers]
+        ordered = [momenta[i].permute(order) for i, order in zip(numbers, orders, strict=True)]
+        matrices = torch.stack([momentum.reshape(shape) for momentum in ordered])
+        changes = _orthogonal(matrices) * (0.2 * math.sqrt(max(shape)))
+        for i, order, momentum, change in zip(numbers, orders, ordered, changes, strict=True):
+            back = [order.index(axis) for axis in range(len(order))]
+            steps[i] = change.view(momentum.shape).permute(back)
     return steps
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from sklearn_simclr import _kernels, _views
 from sklearn_simclr._placement import packed, unpacked
@@ -34,19 +35,13 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def tensors_in(params):
-    if isinstance(params, torch.Tensor):
-        return [params]
-    return [tensor for value in params.values() for tensor in tensors_in(value)]
-
-
 @OURS
 def test_parameters_come_out_of_one_transfer_as_they_went_in(augmentation, shape):
     params = augmentation.make_params(shape, seeded())
     data = packed(params)
     assert data.dtype == torch.uint8 and data.ndim == 1
     for before, after in zip(
-        tensors_in(params), tensors_in(unpacked(data, like=params)), strict=True
+        tree_leaves(params), tree_leaves(unpacked(data, like=params)), strict=True
     ):
         assert before.dtype == after.dtype and torch.equal(before, after)
 

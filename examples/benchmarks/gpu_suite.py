@@ -52,6 +52,7 @@ from sklearn_simclr.losses import nt_xent
 from sklearn_simclr.projection import projection_head
 
 NOMINAL_TFLOPS = {"H100": 989, "H200": 989, "A100": 312}  # dense bfloat16, by the vendor
+WAYS = {"recorded, compiled": True, "recorded": "auto", "one by one": False}  # how kernels start
 HERE = Path(__file__).parent
 OURS, DIM = "this package", 128
 
@@ -140,9 +141,6 @@ def flops_of_a_step(encoder: ResNetEncoder, n: int) -> int:
 
 def head_of(encoder: ResNetEncoder) -> nn.Module:
     return projection_head(round(512 * encoder.width), DIM, 2)
-
-
-WAYS = {"recorded, compiled": True, "recorded": "auto", "one by one": False}  # how kernels start
 
 
 def training_of(encoder, images, batch_size: int, compiles: bool | str, args) -> Training:
