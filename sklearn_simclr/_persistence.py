@@ -6,27 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sklearn_simclr._placement import map_leaves
+
 
 def to_plain(value):
     """Copy a state dict, with every tensor turned into a NumPy array."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().numpy().copy()
-    if isinstance(value, dict):
-        return {key: to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(to_plain(item) for item in value)
-    return value
+    return map_leaves(lambda tensor: tensor.detach().cpu().numpy().copy(), value)
 
 
 def to_tensors(value):
     """Undo `to_plain`, on the CPU."""
-    if isinstance(value, np.ndarray):
-        return torch.tensor(value)
-    if isinstance(value, dict):
-        return {key: to_tensors(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(to_tensors(item) for item in value)
-    return value
+    return map_leaves(torch.tensor, value, kind=np.ndarray)
 
 
 def load_weights(network: nn.Module, weights: dict[str, np.ndarray]) -> None:

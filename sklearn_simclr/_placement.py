@@ -23,21 +23,21 @@ def pinned(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory() if is_sent else values
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], params):
-    """Apply a function to the tensors in dictionaries, lists and tuples, at whatever depth.
+def map_leaves(function: Callable, params, kind: type = Tensor):
+    """Apply a function to what is of a kind in dictionaries, lists and tuples, at whatever depth.
 
     Examples
     --------
     >>> import torch
-    >>> from sklearn_simclr._placement import map_tensors
-    >>> map_tensors(lambda values: values + 1, {"one": torch.ones(2), "name": "text"})
+    >>> from sklearn_simclr._placement import map_leaves
+    >>> map_leaves(lambda values: values + 1, {"one": torch.ones(2), "name": "text"})
     {'one': tensor([2., 2.]), 'name': 'text'}
     """
     if isinstance(params, dict):
-        return {name: map_tensors(function, value) for name, value in params.items()}
+        return {name: map_leaves(function, value, kind) for name, value in params.items()}
     if isinstance(params, list | tuple):
-        return type(params)(map_tensors(function, value) for value in params)
-    return function(params) if isinstance(params, Tensor) else params
+        return type(params)(map_leaves(function, value, kind) for value in params)
+    return function(params) if isinstance(params, kind) else params
 
 
 def packed(params) -> Tensor:
@@ -49,7 +49,7 @@ def packed(params) -> Tensor:
         parts.append(F.pad(data, (0, -len(data) % _ALIGNMENT)))
         return values
 
-    map_tensors(add, params)
+    map_leaves(add, params)
     return torch.cat(parts)
 
 
@@ -73,4 +73,4 @@ def unpacked(data: Tensor, like):
         start += n_bytes + -n_bytes % _ALIGNMENT
         return found
 
-    return map_tensors(take, like)
+    return map_leaves(take, like)

@@ -26,7 +26,7 @@ from sklearn_simclr._kernels import (
     resized_crop,
     update_rows,
 )
-from sklearn_simclr._placement import map_tensors, packed, placed, unpacked
+from sklearn_simclr._placement import map_leaves, packed, placed, unpacked
 from sklearn_simclr._view_params import (
     CROP_RATIO,
     PROBABILITY,
@@ -476,7 +476,7 @@ def two_views_of_share(
     if not hasattr(augmentation, "make_params"):
         return two_views(augmentation, rows, generator)
     params = draw_two(augmentation, (n, *rows.shape[1:]), generator)
-    params = map_tensors(lambda values: _rows_of(values, share, n), params)
+    params = map_leaves(lambda values: _rows_of(values, share, n), params)
     return make_two(augmentation, rows, _sent(augmentation, params, rows.device))
 
 
