@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sklearn_simclr._placement import placed
 
-_CACHED_VALUES = 2**17  # how much a CPU works on at a time: half a MiB of float32
+_CACHED_VALUES = 2**17  # how much each thread of a CPU has in work: half a MiB of float32
 _LARGE_SIDE = 64  # from where on a CPU resizes faster pixel by pixel than by matrix products
 _LONG_LINE = 160  # from where on a CPU blurs faster by convolutions than by sums, in pixels
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, the weights torchvision uses
@@ -565,7 +565,7 @@ def _has_onednn() -> bool:
 
 def _few(n_values: int) -> int:
     """How many samples of so many values a CPU works on at a time."""
-    return max(1, _CACHED_VALUES // n_values)
+    return max(1, _CACHED_VALUES * torch.get_num_threads() // n_values)
 
 
 def _take(images: Tensor, index: Tensor) -> Tensor:
