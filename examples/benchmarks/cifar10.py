@@ -5,7 +5,8 @@
 
 "paper" are the settings of appendix B.9: ResNet-50, LARS, batches of 1024, temperature 0.5.
 "default" are the defaults of the package, with a whole ResNet-18 and batches of 512; "sgd" is the
-same network by the usual recipe for it, SGD with momentum and milder views.
+same network by the recipe of https://github.com/dkobak/simclr-cifar10: SGD with momentum, milder
+views, and for trainings of several hundred epochs half the learning rate.
 
 The training is a call of `fit`, which leaves its checkpoints in the folder RECIPE (or --state). A
 call of the script trains for --minutes at most and then interrupts `fit`; the next one goes on from
@@ -34,8 +35,8 @@ from sklearn_simclr.optim import scaled_learning_rate
 LABELLED_SHARES = (0.01, 0.1)
 
 
-def recipe(name: str, width: float, batch_size: int | None) -> SimCLRTransformer:
-    """Make the transformer of a recipe."""
+def recipe(name: str, n_epochs: int, width: float, batch_size: int | None) -> SimCLRTransformer:
+    """Make the transformer of a recipe, for so many epochs."""
     if name == "paper":
         batch_size = batch_size or 1024
         return SimCLRTransformer(
@@ -54,7 +55,7 @@ def recipe(name: str, width: float, batch_size: int | None) -> SimCLRTransformer
             augmentation=SimCLRAugmentation(crop_scale=(0.2, 1.0), grayscale_p=0.1),
             temperature=0.5,
             optimizer="sgd",
-            learning_rate=scaled_learning_rate(batch_size, base=0.06),
+            learning_rate=scaled_learning_rate(batch_size, base=0.06 if n_epochs <= 200 else 0.03),
             batch_size=batch_size,
         )
     return SimCLRTransformer(ResNetEncoder(width=width), batch_size=batch_size)
@@ -130,7 +131,7 @@ def main():
 
     state = args.state or Path(args.recipe)
     state.mkdir(parents=True, exist_ok=True)
-    simclr = recipe(args.recipe, args.width, args.batch_size)
+    simclr = recipe(args.recipe, args.epochs, args.width, args.batch_size)
     simclr.set_params(
         max_epochs=args.epochs, checkpoint_dir=state, random_state=args.seed, verbose=1
     )
