@@ -75,9 +75,10 @@ print(f"the features of 0 to 4 as they are: {accuracies['before']:.1f}%")
 
 # %%
 # The classifier learns the digits from 5 to 9 from a hundred images in either case. What differs is
-# what its features know. A few epochs change the weights that were given more than they improve
-# them; with twenty, the training that did not start from nothing was ahead by three points when
-# this was written. These are single runs, of which others come out differently.
+# what its features know. A single epoch changes the weights that were given more than it improves
+# them. With five, the training that did not start from nothing was five points ahead when this was
+# written; with twenty, both came to the same. These are single runs, of which others come out
+# differently.
 
 fig, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
 for name, label in (("scratch", "from scratch"), ("weights", "from the weights of 0 to 4")):

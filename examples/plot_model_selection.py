@@ -182,10 +182,9 @@ plt.show()
 # The model whose views change nothing has the best ``score`` and the best `alignment`, and features
 # among the worst. These two measures tell how hard the task was, so they say nothing across views.
 # Among models with the same views ``score`` is of use: it sorts out short trainings and learning
-# rates that are too low. (Here it prefers the better temperature too; in the study named below,
-# with longer trainings, it did not.) `rankme` is taken in by the low learning rate, whose features
-# use many directions and are of little worth. `uniformity` prefers the high temperature. The score
-# on the same views for all follows the accuracy best.
+# rates that are too low, but not temperatures: it prefers low ones. `rankme` is taken in by the low
+# learning rate, whose features use many directions and are of little worth. `uniformity` prefers
+# the high temperature. The score on the same views for all follows the accuracy best.
 #
 # Ten models of one small data set prove little. On data of your own:
 #

@@ -117,9 +117,9 @@ plt.show()
 # The digits gain at any number of labels that was tried: their columns hang together in many ways,
 # and there are hundreds of rows to learn that from. (Read as images they gain far more; see
 # :ref:`sphx_glr_auto_examples_plot_digits_few_labels.py`.) The tumours gain with one label a class,
-# where draws differ by as much as the gain, and lose with two. The wines hardly gain anything. From
-# five labels a class on, the values alone do as well on both of these tables, give or take a point.
-# Putting values and features side by side is no better than the features.
+# where draws differ by as much as the gain, and lose with two, as do the wines, which gain nothing.
+# From five labels a class on, the values alone do as well on both of these tables, give or take a
+# point. Putting values and features side by side is no better than the features.
 #
 # On data of your own, expect something where there are many columns that depend on one another,
 # many rows, and next to no labels. Otherwise begin with the values. To find out:

@@ -176,7 +176,6 @@ def write_onnx(network: ExportedNetwork, path: str | os.PathLike, input_dtype: s
             )
     except ImportError as error:
         raise ImportError(
-            f"to_onnx needs packages that are not installed: pip install 'sklearn-simclr[onnx]'. "
-            f"({error})"
+            f"to_onnx needs packages that are not installed: pip install onnx onnxscript. ({error})"
         ) from error
     written.save(path, external_data=False)  # one file

@@ -30,8 +30,7 @@ def require_matplotlib(caller: str) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"{caller} requires matplotlib. Install it with pip install 'sklearn-simclr[plots]', "
-            "or pip install matplotlib."
+            f"{caller} requires matplotlib. Install it with pip install matplotlib."
         ) from error
 
 

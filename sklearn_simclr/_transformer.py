@@ -148,10 +148,11 @@ class SimCLRTransformer(
         `transform` always computes in float32.
     compile : bool or "auto", default="auto"
         How the steps of a training are sped up without changing what they compute, but for
-        rounding. On a GPU, if encoder, augmentation and loss are from this package, a step is
-        recorded as a CUDA graph and replayed, unless this is False. True has torch.compile fuse the
-        operations of the network, on any device, which takes up to a minute at first and needs a C
-        compiler; "auto" does so on a GPU where minutes of training are left.
+        rounding. On a GPU, if encoder, augmentation and loss are from this package, other than
+        `TorchvisionEncoder` and "supcon", a process that trains alone records a step as a CUDA
+        graph and replays it, unless this is False. True has torch.compile fuse the operations of
+        the network, on any device, which takes up to a minute at first and needs a C compiler;
+        "auto" does so where steps are recorded and minutes of training are left.
     n_jobs : int, default=None
         Threads that decode image files: None is 1, -1 as many as there are cores.
     warm_start : bool, default=False

@@ -3,8 +3,7 @@
 Each is made by its ``from_estimator``, from a fitted or, to look at views, an unfitted
 :class:`~sklearn_simclr.SimCLRTransformer` or :class:`~sklearn_simclr.SimCLRClassifier`, or from a
 pipeline with one of these as a step; steps before it transform X first. A display keeps the plain
-arrays that it draws, and its ``plot`` draws them again. They need matplotlib, which
-``pip install 'sklearn-simclr[plots]'`` installs.
+arrays that it draws, and its ``plot`` draws them again. They need matplotlib.
 """
 
 from collections import Counter

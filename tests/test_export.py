@@ -507,7 +507,7 @@ def test_onnx_says_what_is_not_installed(fitted, package, tmp_path):
         "try:\n"
         "    model.to_onnx('model.onnx')\n"
         "except ImportError as error:\n"
-        "    assert \"pip install 'sklearn-simclr[onnx]'\" in str(error), error\n"
+        "    assert 'pip install onnx onnxscript' in str(error), error\n"
         "else:\n"
         "    raise AssertionError\n"
     )
