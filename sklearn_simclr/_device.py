@@ -122,9 +122,10 @@ def plain_torch(*, reuses_memory: bool = False) -> Iterator[None]:
         stack.enter_context(fair_threads())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
+        # Within another context autocast would keep the weights that it has cast first.
+        stack.enter_context(torch.autocast("cpu", enabled=False, cache_enabled=False))
+        if torch.is_autocast_enabled("cuda"):
+            stack.enter_context(torch.autocast("cuda", enabled=False))
         if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield

@@ -241,16 +241,18 @@ def test_same_features_under_another_default_dtype(simclr, digits, request, part
         torch.no_grad,
         torch.inference_mode,
         lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: torch.autocast("cpu", enabled=False),
         lambda: torch.device("meta"),  # stands for any other default device
     ],
-    ids=["no_grad", "inference_mode", "autocast", "default device"],
+    ids=["no_grad", "inference_mode", "autocast", "no autocast", "default device"],
 )
-def test_same_features_whatever_the_caller_has_switched_on(simclr, digits, context):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_same_features_whatever_the_caller_has_switched_on(simclr, digits, context, precision):
     images, _ = digits
-    expected = simclr(precision="float32").fit(images)
+    expected = simclr(precision=precision).fit(images)
     with context():
         features, score = expected.transform(images), expected.score(images)
-        model = simclr(precision="float32").fit(images)
+        model = simclr(precision=precision).fit(images)
     assert_array_equal(features, expected.transform(images))
     assert score == expected.score(images)
     assert model.loss_curve_ == expected.loss_curve_
