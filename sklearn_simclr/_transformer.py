@@ -18,7 +18,8 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sklearn_simclr._checkpoints import CheckpointStore, prepare_directory
 from sklearn_simclr._data import (
@@ -581,6 +582,7 @@ class SimCLRTransformer(
     def _n_features_out(self) -> int:
         """Width of the output, for the names of the features."""
         projection_dim, n_layers = self._head
+        _check_output_layer(self.output_layer, n_layers)
         return projection_dim if 0 < self.output_layer == n_layers else self._h_dim
 
     def __sklearn_tags__(self):
@@ -616,7 +618,7 @@ class SimCLRTransformer(
         return restored_network(vars(self), samples.input_shape, samples.device), samples
 
     @plain_torch()
-    def _exported(self, linear: torch.nn.Linear | None = None) -> ExportedNetwork:
+    def _exported(self, linear: nn.Linear | None = None) -> ExportedNetwork:
         """Rebuild the trained network as a module of its own, with a layer behind its features."""
         check_is_fitted(self)
         _check_output_layer(self.output_layer, self._head[1])
@@ -715,9 +717,11 @@ class SimCLRTransformer(
             "projection_layers": (self.projection_layers, self._head[1]),
             "image_size": (self.image_size, self._view_size),
         }
-        if self.encoder != "auto" and isinstance(self.encoder, str | BaseEstimator):
-            encoder = resolve_encoder(without_weights(self.encoder), (), 0)
-            asked["encoder"] = (_name(encoder), self.encoder_name_)
+        if self.encoder != "auto":
+            is_module = isinstance(self._encoder, nn.Module)
+            kinds = _kind(self.encoder), _kind(self._encoder) if is_module else self.encoder_name_
+            if None not in kinds:
+                asked["encoder"] = kinds
         for name, (now, fitted) in asked.items():
             if now != fitted:
                 raise ValueError(
@@ -882,10 +886,11 @@ class SimCLRTransformer(
 
 
 def _check_output_layer(output_layer: int, projection_layers: int) -> None:
-    if output_layer > projection_layers:
+    if not isinstance(output_layer, Integral) or not 0 <= output_layer <= projection_layers:
         raise ValueError(
-            f"output_layer={output_layer} is beyond the last layer of a projection head of "
-            f"projection_layers={projection_layers}. Pass output_layer=0 for the features h."
+            f"output_layer={output_layer!r} is no layer of a projection head of "
+            f"projection_layers={projection_layers}. Pass an int of at most that, or 0 for the "
+            "features h."
         )
 
 
@@ -896,3 +901,12 @@ def _name(part) -> str:
     if isinstance(part, BaseEstimator):
         return repr(part)
     return getattr(part, "__name__", type(part).__name__)
+
+
+def _kind(encoder) -> str | None:
+    """Which network an encoder parameter asks for; None if it has yet to find its shapes."""
+    if not isinstance(encoder, nn.Module):
+        return _name(resolve_encoder(without_weights(encoder), (), 0))
+    if any(is_lazy(param) for param in encoder.parameters()):
+        return None
+    return f"{_name(encoder)} of {sum(p.numel() for p in encoder.parameters()):,} weights"

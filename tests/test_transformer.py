@@ -1,5 +1,6 @@
 """Training and features: what fit, partial_fit, transform and score promise."""
 
+import contextlib
 import itertools
 import os
 import random
@@ -976,11 +977,15 @@ def test_features_of_views_are_of_the_layer_that_transform_returns(simclr, digit
     assert_allclose(second, model.transform(images[:, :, ::-1]), atol=1e-5)
 
 
-def test_output_layer_beyond_the_head_is_refused_after_fit_too(simclr, digits):
+@pytest.mark.parametrize("output_layer", [2, -1, "1", 1.0, None])
+def test_what_is_no_layer_of_the_head_is_refused_after_fit_too(simclr, digits, output_layer):
     images, _ = digits
-    model = simclr(projection_layers=1).fit(images).set_params(output_layer=2)
-    with pytest.raises(ValueError, match=r"output_layer=2 .*projection_layers=1"):
+    model = simclr(projection_layers=1).fit(images).set_params(output_layer=output_layer)
+    message = f"output_layer={output_layer!r} .*projection_layers=1"
+    with pytest.raises(ValueError, match=message):
         model.transform(images)
+    with pytest.raises(ValueError, match=message):
+        model.get_feature_names_out()
 
 
 LOSS_NAMES = ["nt_xent", "nt_logistic", "margin_triplet", "dcl", "supcon"]
@@ -1094,6 +1099,7 @@ def test_precision_is_that_of_training(simclr, digits, precision):
         {"image_size": 12},
         {"encoder": ConvNetEncoder(5, n_layers=2)},
         {"encoder": "mlp"},
+        {"encoder": nn.Sequential(nn.Flatten(), nn.Linear(64, 4))},
     ],
 )
 def test_training_does_not_go_on_with_another_network(simclr, digits, change):
@@ -1105,3 +1111,21 @@ def test_training_does_not_go_on_with_another_network(simclr, digits, change):
         with pytest.raises(ValueError, match=f"{next(iter(change))}=.*warm_start=False"):
             method(images)
     assert_array_equal(model.transform(images), features)
+
+
+@pytest.mark.parametrize(
+    ("now", "goes_on"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), True),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), True),  # of a shape that is not yet known
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), False),
+        (ConvNetEncoder(4), False),
+    ],
+)
+def test_training_goes_on_with_a_module_of_the_same_kind_only(simclr, digits, now, goes_on):
+    images, _ = digits
+    model = simclr(encoder=nn.Sequential(nn.Flatten(), nn.Linear(64, 4))).fit(images)
+    model.set_params(encoder=now)
+    refused = pytest.raises(ValueError, match="encoder=.* differs from the 'Sequential of 260")
+    with contextlib.nullcontext() if goes_on else refused:
+        model.partial_fit(images)

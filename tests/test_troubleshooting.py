@@ -218,7 +218,7 @@ CASES = {
         )
     ),
     "loss='supcon' learns from labels.": of_fit(loss="supcon"),
-    "output_layer=… is beyond the last layer of a projection head of projection_layers=…": of_fit(
+    "output_layer=… is no layer of a projection head of projection_layers=…": of_fit(
         output_layer=3
     ),
     "batch_size=… is larger than the data": of_fit(),
