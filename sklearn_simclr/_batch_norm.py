@@ -42,6 +42,7 @@ def _is_slow(module: nn.Module) -> bool:
         and module.num_features < _MANY
         and module.num_features % _LANES > 0
         and module.weight is not None
+        and module.bias is not None
         and module.weight.device.type == "cpu"
         and module.weight.dtype == torch.float32
     )

@@ -11,7 +11,15 @@ import torch
 from sklearn_simclr._allocator import reused_memory
 from sklearn_simclr._workers import fair_threads, in_forked_process, warn_of_shared_gpu
 
-_GLOBAL_GENERATOR = threading.RLock()
+_turn = {"of_global_generator": threading.RLock()}
+
+
+def _forget_turns() -> None:
+    _turn["of_global_generator"] = threading.RLock()  # another thread of the parent may hold it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_turns)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -140,7 +148,7 @@ def seeded_global_generator(seed: int, device: torch.device) -> Iterator[None]:
     """
     cuda = device.type == "cuda"
     with (
-        _GLOBAL_GENERATOR,
+        _turn["of_global_generator"],
         torch.random.fork_rng(devices=[device] if cuda else []),
         _float32_by_default(),
     ):

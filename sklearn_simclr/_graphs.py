@@ -56,12 +56,17 @@ class Replayed:
         own = [values.clone() for values in inputs]
         device = own[0].device
         try:
-            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
-            if stream == torch.cuda.default_stream(device):  # which cannot be recorded
-                stream = _stream(device, "recording")
+            graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+            is_default = current == torch.cuda.default_stream(device)  # which cannot be recorded
+            stream = _stream(device, "recording") if is_default else current
             # Other threads may do as they like, such as the one that reads ahead.
             mode = {"stream": stream, "capture_error_mode": "thread_local"}
-            with _RECORDING, torch.cuda.device(device), torch.cuda.graph(graph, **mode):
+            with (
+                _RECORDING,
+                torch.cuda.device(device),
+                torch.cuda.stream(current),  # to which a recording that fails may not come back
+                torch.cuda.graph(graph, **mode),
+            ):
                 output = self._function(*own)
         except RuntimeError as error:
             self._n_plain = torch.inf

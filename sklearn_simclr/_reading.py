@@ -103,9 +103,10 @@ def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
         image_shape = read_image_shape(
             tuple(X.shape), estimator.image_shape, estimator.channel_axis
         )
-    if getattr(X, "ndim", 2) > 2 and not reset:
+    if hasattr(X, "shape") and not reset:
         _check_several(estimator, tuple(X.shape))
-        _check_image_shape(estimator, image_shape)
+        if len(X.shape) > 2:
+            _check_image_shape(estimator, image_shape)
     # Of an array a few rows tell all but its values, and it is not converted as a whole.
     streamed = is_streamable(X)
     rows = X[:min_samples] if streamed else X
@@ -129,7 +130,10 @@ def _check_several(estimator, shape: tuple[int, ...]) -> None:
     """Refuse an X that is a single image of the shape of those in fit."""
     height, width, channels = estimator.image_shape_ or (0, 0, 0)
     first = estimator.channel_axis == 1
-    if shape == ((channels, height, width) if first else (height, width, channels)):
+    single = {(channels, height, width) if first else (height, width, channels)}
+    if channels == 1:  # images without an axis for it, of which there may be one
+        single = (single | {(height, width)}) - {(1, height, width), (1, height * width)}
+    if shape in single:
         raise ValueError(
             f"X of shape {shape} looks as if it were a single image. Pass X[None], or several "
             "images."

@@ -1,6 +1,7 @@
 """The training loop and the passes over a trained network; knows torch, not scikit-learn."""
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -37,7 +38,7 @@ _EVALUATED_ROWS = 256  # at a time, at most
 _EVALUATED_VALUES, _LEAST_ROWS, _MOST_ROWS = 2**21, 8, 128
 _COLLECTED_BLOCKS = 32  # of evaluated rows, before they go to where they are wanted
 _COMPARED_ROWS = 64  # between processes
-_EPOCH_STREAM, _SCORE_STREAM = 1, 2  # what a seed is derived for
+_EPOCH_STREAM, _SCORE_STREAM, _GLOBAL_STREAM = 1, 2, 3  # what a seed is derived for
 _WORTH_COMPILING = 180  # seconds of training that are left
 _MANY_STEPS = 20_000  # for which it is worth some seconds to try all algorithms of convolutions
 
@@ -228,11 +229,11 @@ def train(
     may_compile = is_recorded and compiles == "auto"
     for number in range(n_done, n_epochs):
         epoch, start = first_epoch + number, perf_counter()
-        before = {name: value.clone() for name, value in network.state_dict().items()}
+        before = copy.deepcopy(network.state_dict())
         rates = [learning_rate_at(number * n_batches + batch) for batch in range(n_batches)]
         try:
             # What draws globally sees other samples on each process, and draws otherwise there.
-            stream = (epoch,) if world.is_first else (epoch, world.rank)
+            stream = [_GLOBAL_STREAM, epoch] + [world.rank] * (not world.is_first)
             with (
                 global_draws(views.draws_globally, derived_seed(seed, *stream), samples.device),
                 global_batch_norm(network, world),

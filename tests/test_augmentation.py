@@ -164,6 +164,18 @@ def test_crops_of_bytes_equal_torchvision(shape, channels_last):
     )
 
 
+class Darkening(SimCLRAugmentation):
+    """Darker photographs, as a subclass that reads floats makes them."""
+
+    def apply(self, batch, params):
+        return super().apply(batch / 2, params)
+
+
+class DarkeningCrop(Crop):
+    def apply(self, batch, params):
+        return super().apply(batch / 2, params)
+
+
 @pytest.mark.parametrize(
     "augmentation, expected",
     [
@@ -174,6 +186,8 @@ def test_crops_of_bytes_equal_torchvision(shape, channels_last):
         (AffineAugmentation(), False),
         (FeatureCorruption(), False),
         (torch.flip, False),
+        (Darkening(), False),
+        (Compose([("crop", DarkeningCrop()), ("flip", Flip())]), False),
     ],
 )
 def test_what_begins_with_a_crop_takes_bytes(augmentation, expected):

@@ -49,6 +49,15 @@ def test_a_single_image_with_channels_first():
     assert model.transform(images[0][None]).shape == (1, 128)
 
 
+@pytest.mark.parametrize("channel_axis", [-1, 1])
+def test_a_single_grey_image(channel_axis):
+    images = np.random.default_rng(0).random((20, 8, 9))
+    model = SimCLRTransformer(channel_axis=channel_axis, max_epochs=1, random_state=0).fit(images)
+    with pytest.raises(ValueError, match=r"\(8, 9\) looks as if it were a single image\."):
+        model.transform(images[0])
+    assert model.transform(images[:1]).shape == (1, 128)
+
+
 @pytest.mark.parametrize("X", [(image for image in np.zeros((9, 8, 8))), Bunch(data=[0]), None])
 def test_what_is_no_sequence(X):
     message = f"got a {type(X).__name__}. Pass list(X) of a generator, X.data of a Bunch"

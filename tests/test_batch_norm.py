@@ -129,11 +129,12 @@ class Own(nn.BatchNorm2d):
 
 
 def test_layers_that_compute_otherwise_are_left_alone():
-    own, patched, plain = Own(8), make_norm(8), make_norm(8)
+    own, patched, plain, without_bias = Own(8), make_norm(8), make_norm(8), make_norm(8)
     patched.forward = lambda x: x
-    network = nn.Sequential(own, patched, plain)
+    without_bias.register_parameter("bias", None)
+    network = nn.Sequential(own, patched, plain, without_bias)
     with quick_batch_norm(network):
-        assert "forward" not in vars(own) and "forward" in vars(plain)
+        assert "forward" not in {*vars(own), *vars(without_bias)} and "forward" in vars(plain)
         assert patched(1) == 1
     assert "forward" not in vars(plain) and patched(1) == 1
 

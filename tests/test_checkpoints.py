@@ -976,6 +976,16 @@ def test_ctrl_c_leaves_the_epochs_so_far(simclr, digits):
     assert model.set_params(warm_start=True).fit(images).n_iter_ == 3 + 9
 
 
+def test_ctrl_c_leaves_a_network_whose_layers_have_versions_at_its_last_epoch(simclr, photos):
+    images, _ = photos
+    n_batches = len(images) // 8
+    views = Interrupting(2 + 2 * n_batches + n_batches)
+    model = simclr(encoder="mnasnet0_5", augmentation=views, max_epochs=3, batch_size=8)
+    with pytest.warns(UserWarning, match=r"interrupted by user after 1 of 3 epochs"):
+        model.fit(images)
+    assert model.n_iter_ == 1
+
+
 def test_ctrl_c_before_the_end_of_the_first_epoch(simclr, digits, photos):
     images, _ = digits
     views = Interrupting(2 + 4)

@@ -1126,6 +1126,6 @@ def test_training_goes_on_with_a_module_of_the_same_kind_only(simclr, digits, no
     images, _ = digits
     model = simclr(encoder=nn.Sequential(nn.Flatten(), nn.Linear(64, 4))).fit(images)
     model.set_params(encoder=now)
-    refused = pytest.raises(ValueError, match="encoder=.* differs from the 'Sequential of 260")
+    refused = pytest.raises(ValueError, match=r"encoder=.* differs from the 'Sequential of 260")
     with contextlib.nullcontext() if goes_on else refused:
         model.partial_fit(images)

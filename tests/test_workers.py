@@ -1,6 +1,7 @@
 """Many fits at once, by every backend of joblib's: the same results, no hang, no thrashing."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -131,6 +132,38 @@ def test_a_fit_after_a_fork_does_not_hang():
         [sys.executable, "-c", FORKED_FIT], capture_output=True, text=True, timeout=120
     )
     assert result.stdout.strip() == "True", result.stderr
+
+
+FORK_WITHIN_A_FIT = """
+import os, threading, numpy as np, warnings
+from sklearn_simclr import SimCLRTransformer
+warnings.simplefilter("ignore")
+X = np.random.default_rng(0).random((16, 8, 8))
+inside, over = threading.Event(), threading.Event()
+def views(batch):
+    inside.set()
+    over.wait()
+    return batch + 0.1
+simclr = SimCLRTransformer(augmentation=views, max_epochs=1)
+training = threading.Thread(target=simclr.fit, args=[X])
+training.start()
+inside.wait()
+child = os.fork()
+if not child:
+    SimCLRTransformer(augmentation=lambda batch: batch + 0.1, max_epochs=1).fit(X)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+over.set()
+training.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_a_fit_in_a_fork_does_not_wait_for_a_thread_of_its_parent():
+    result = subprocess.run(
+        [sys.executable, "-c", FORK_WITHIN_A_FIT], capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout.strip() == "7", result.stderr
 
 
 def test_other_threads_at_once_are_warned(two_threads, monkeypatch):
