@@ -359,12 +359,12 @@ def match_pixel_range(
     Raises
     ------
     ValueError
-        If the rows lie in [0, 1] but the model has learned from bytes, or the reverse.
+        If floats lie in [0, 1] but the model has learned from bytes, or the reverse.
     """
     _, highest = extremes
     if dtype == np.uint8:
         return (0.0, 255.0) if fitted == (0.0, 1.0) else fitted
-    if fitted == (0.0, 255.0) and 0 < highest <= 1:
+    if fitted == (0.0, 255.0) and 0 < highest <= 1 and dtype.kind == "f":
         raise ValueError(
             f"X holds {dtype} values in [0, 1], but the transformer was fitted on pixels in "
             "0..255. Pass X * 255, or the uint8 images."

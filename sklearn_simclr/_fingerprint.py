@@ -1,12 +1,13 @@
 """Values to a digest that every process finds again, the user's own code included."""
 
 import copyreg
+import functools
 import hashlib
 import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ class _Reader:
             return _digest("module", value.__name__.encode())
         if type(value) in (list, tuple):
             return self._all(type(value).__name__, *value)
-        if type(value) is dict:
+        if type(value) in (dict, MappingProxyType):
             return self._all("dict", *itertools.chain.from_iterable(value.items()))
         if type(value) in (set, frozenset):
             return _digest("set", *sorted(map(self.read, value)))
@@ -111,6 +112,10 @@ class _Reader:
             return self._all("property", value.fget, value.fset, value.fdel)
         if isinstance(value, classmethod | staticmethod):
             return self._all(type(value).__name__, value.__func__)
+        if isinstance(value, functools.cached_property):
+            return self._all("cached_property", value.func)
+        if isinstance(value, functools.singledispatchmethod):
+            return self._all("singledispatchmethod", value.func, value.dispatcher)
         return self._read_object(value)
 
     def _all(self, kind: str, *parts) -> bytes:
@@ -120,26 +125,27 @@ class _Reader:
         """Read an object by what a pickle would hold of it."""
         reduce = copyreg.dispatch_table.get(type(value))
         reduced = reduce(value) if reduce else value.__reduce_ex__(4)
-        if isinstance(reduced, str):  # the name of something global
-            return self._all("global", getattr(value, "__module__", None), reduced)
+        if isinstance(reduced, str):  # the name of something global, such as a function's cache
+            wrapped = getattr(value, "__wrapped__", None)
+            return self._all("global", getattr(value, "__module__", None), reduced, wrapped)
         make, args, state, items, pairs = (*reduced, None, None, None)[:5]
         return self._all("object", make, args, state, list(items or ()), list(pairs or ()))
 
     def _read_function(self, function: FunctionType) -> bytes:
-        module, name = function.__module__, function.__qualname__
-        if _is_installed(module):
-            return self._all("installed", module, name)
-        names = set(_names(function.__code__))
-        return self._all(
-            "function",
-            name,
-            function.__code__,
+        module, name, own = function.__module__, function.__qualname__, vars(function)
+        if "_torchdynamo_orig_callable" in own:  # torch.compile has numbered what it returned
+            return self._all("compiled", own["_torchdynamo_orig_callable"])
+        if {"dispatch", "registry"} <= own.keys():  # functools.singledispatch keeps a cache
+            return self._all("singledispatch", own["registry"])
+        held = (
             function.__defaults__,
             function.__kwdefaults__,
-            vars(function),
             [_content(cell) for cell in function.__closure__ or ()],
-            self._read_named(function.__globals__, names),
         )
+        if _is_installed(module):  # those made by another function differ in what they hold
+            return self._all("installed", module, name, *(held if "<locals>" in name else ()))
+        globals_ = self._read_named(function.__globals__, set(_names(function.__code__)))
+        return self._all("function", name, function.__code__, *held, own, globals_)
 
     def _read_code(self, code: CodeType) -> bytes:
         variables = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
@@ -153,13 +159,14 @@ class _Reader:
             return self._all("installed", cls.__module__, cls.__qualname__)
         own = {name: value for name, value in vars(cls).items() if name not in _INCIDENTAL}
         return self._all(
-            "class", cls.__qualname__, cls.__bases__, self._read_named(own, own.keys())
+            "class", cls.__qualname__, type(cls), cls.__bases__, self._read_named(own, own.keys())
         )
 
     def _read_named(self, namespace: dict, names) -> list[bytes]:
         """Read what names stand for, and in modules of the user's what the same names stand for.
 
-        What cannot be described, such as a lock or a log, counts by its class.
+        What cannot be described, such as a lock, counts by its class, and if that is the user's, by
+        what else it holds.
         """
         digests = []
         for name in sorted(names & namespace.keys()):
@@ -170,11 +177,23 @@ class _Reader:
                 self._met[id(value)] = next(self._number), value
                 digests += [name.encode(), *self._read_named(vars(value), names)]
             else:
+                start = next(self._number)
                 try:
                     digests += [name.encode(), self.read(value)]
                 except Exception:
-                    digests += [name.encode(), type(value).__qualname__.encode()]
+                    # What was met on the way is in no digest yet.
+                    self._met = {key: met for key, met in self._met.items() if met[0] < start}
+                    digests += [name.encode(), *self._read_rest(value)]
         return digests
+
+    def _read_rest(self, value) -> list[bytes]:
+        """Read what can be of a value that cannot be described."""
+        kind = type(value)
+        if _is_installed(kind.__module__):
+            return [kind.__qualname__.encode()]
+        self._met[id(value)] = next(self._number), value
+        held = {"": kind, **getattr(value, "__dict__", {})}
+        return self._read_named(held, held.keys())
 
 
 def _read_tensor(value: Tensor) -> bytes:

@@ -111,6 +111,7 @@ def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
     streamed = is_streamable(X)
     rows = X[:min_samples] if streamed else X
     if getattr(rows, "ndim", 2) > 2:
+        rows = rows if hasattr(rows, "reshape") else np.asarray(rows)
         rows = rows.reshape(len(rows), math.prod(X.shape[1:]))
     kinds = torch if stays_tensor(X) else np
     rows = validate_data(

@@ -506,7 +506,7 @@ def knn_scorer(estimator, X, y=None, *, n_neighbors=10):
     X : array-like
         As the estimator takes them.
     y : array-like of shape (n,)
-        Labels; they have to be there.
+        Labels; samples of -1, which have none, are left out.
     n_neighbors : int, default=10
         In 1..n - 1. For another number give ``functools.partial(knn_scorer, n_neighbors=5)`` as
         `scoring`.
@@ -549,10 +549,12 @@ def knn_scorer(estimator, X, y=None, *, n_neighbors=10):
         )
     h = _check_features(simclr.transform(X), "the features of X")
     y = _check_labels(y, "y", h, "X")
+    is_labelled = ~np.isin(y.astype(str), ("-1", "-1.0"))
+    h, y = h[is_labelled], y[is_labelled]
     if n_neighbors >= len(h):
         raise ValueError(
-            f"n_neighbors={n_neighbors} needs more samples than that, got {len(h)}. Take fewer "
-            "folds, or functools.partial(knn_scorer, n_neighbors=...) with a smaller number."
+            f"n_neighbors={n_neighbors} needs more labelled samples than that, got {len(h)}. Take "
+            "fewer folds, or functools.partial(knn_scorer, n_neighbors=...) with a smaller number."
         )
     classifier = _nearest_neighbors(n_neighbors).fit(_directions(h, "the features of X"), y)
     return float(accuracy_score(y, classifier.predict(None)))  # None: each among the others

@@ -295,6 +295,82 @@ def test_changed_code_of_the_user_is_noticed(users, change):
     assert of(users(text.replace(*change)).Views()) != before
 
 
+WRAPPED_CODE = """
+import functools
+import threading
+
+@functools.lru_cache
+def cached(size):
+    return size + 1
+
+@functools.singledispatch
+def dispatched(x):
+    return x + 2
+
+@dispatched.register
+def _(x: int):
+    return x + 3
+
+class Guarded:
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.strength = 4
+
+    def change(self, x):
+        return x + 5
+
+GUARDED = Guarded()
+
+class Kind(type):
+    def made(cls):
+        return 6
+
+class Helper(metaclass=Kind):
+    @functools.cached_property
+    def ready(self):
+        return 7
+
+    @functools.singledispatchmethod
+    def takes(self, x):
+        return x + 8
+
+def views(batch):
+    helper = Helper()
+    seen = cached(1), dispatched(2), GUARDED.change(batch), Helper.made(), helper.ready
+    return helper.takes(seen)
+"""
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_changed_code_is_noticed_through_what_python_wraps_around_it(users, number):
+    before = of(users(WRAPPED_CODE).views)
+    assert of(users(WRAPPED_CODE).views) == before
+    for ending in ("\n", "\n\n"):
+        changed = WRAPPED_CODE.replace(f" {number}{ending}", f" 99{ending}")
+        if changed != WRAPPED_CODE:
+            assert of(users(changed).views) != before
+            break
+    else:
+        raise AssertionError("nothing to change")
+
+
+def test_installed_functions_count_by_what_they_were_made_with(tmp_path, monkeypatch):
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    text = "def weighted(alpha):\n    def loss(z):\n        return alpha * z\n    return loss\n"
+    monkeypatch.setitem(sys.modules, "installed_losses", None)
+    weighted = load(folder / "installed_losses.py", text, "installed_losses").weighted
+    assert of(weighted(1)) == of(weighted(1)) != of(weighted(50))
+
+
+def test_compiled_functions_are_the_same_in_whatever_order_they_were_compiled():
+    def double(x):
+        return 2 * x
+
+    first, second = (torch.compile(double, backend="eager") for _ in range(2))
+    assert of(first) == of(second) != of(torch.compile(lambda x: 3 * x, backend="eager"))
+
+
 def test_code_that_is_not_used_and_comments_are_not_noticed(users):
     before = users(USERS_CODE)
     changed = users("# A comment.\n\n" + USERS_CODE.replace("UNUSED = 1", "UNUSED = 2"))

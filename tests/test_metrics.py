@@ -492,11 +492,26 @@ def test_knn_scorer_never_finds_the_sample_itself(simclr, vectors):
     assert knn_scorer(model, copies, np.arange(48) % 2, n_neighbors=1) == 0
 
 
+@pytest.mark.parametrize("no_label", [-1, -1.0, "-1"])
+def test_knn_scorer_leaves_out_samples_without_a_label(simclr, digits, no_label):
+    images, labels = digits
+    model = simclr().fit(images)
+    kind = type(no_label)
+    known = labels.astype(str) if kind is str else labels.astype(kind)
+    partly = np.concatenate([known[:40], np.full(24, no_label)])
+    expected = knn_scorer(model, images[:40], labels[:40])
+    assert knn_scorer(model, images, partly) == expected
+    with pytest.raises(
+        ValueError, match=r"more labelled samples than that, got 0"
+    ):
+        knn_scorer(model, images, np.full(64, no_label))
+
+
 def test_knn_scorer_needs_labels_and_neighbours(simclr, vectors):
     model = simclr(encoder="mlp").fit(vectors)
     with pytest.raises(ValueError, match="knn_scorer needs labels, got y=None"):
         knn_scorer(model, vectors)
-    with pytest.raises(ValueError, match="n_neighbors=10 needs more samples than that, got 10"):
+    with pytest.raises(ValueError, match="n_neighbors=10 needs more labelled samples"):
         knn_scorer(model, vectors[:10], np.arange(10) % 2)
     with pytest.raises(ValueError, match=r"n_neighbors.* Got 0"):
         knn_scorer(model, vectors, np.arange(48) % 2, n_neighbors=0)
