@@ -237,6 +237,11 @@ def as_array(X):
             "X must hold numbers, or the paths of image files in a single column of str or Path; "
             "got other text."
         )
+    if getattr(X, "ndim", 0) == 1 and len(X) and np.ndim(_first(X)) > 0:
+        raise ValueError(
+            f"X is a {type(X).__name__} of {len(X)} arrays, which are no array of numbers. Pass "
+            "np.stack(list(X)), if all are of one shape."
+        )
     return X
 
 
@@ -245,7 +250,11 @@ def _is_text(X) -> bool:
         return True
     if getattr(X, "ndim", 0) != 1 or not len(X):
         return False
-    return isinstance(X.iloc[0] if hasattr(X, "iloc") else X[0], str)
+    return isinstance(_first(X), str)
+
+
+def _first(X):
+    return X.iloc[0] if hasattr(X, "iloc") else X[0]
 
 
 def read_image_shape(
@@ -411,6 +420,8 @@ def read_labels(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
             f"y holds {len(y)} labels, but X has {n_samples} rows. Pass one label a row, -1 where "
             "there is none."
         )
+    if y.dtype.kind == "O" and any(map(_is_missing, y)):
+        raise ValueError("y holds missing values, such as None or NaN. Pass -1 for no label.")
     texts = y.astype(str) if y.dtype.kind == "O" else y
     unlabelled = texts == ("-1" if texts.dtype.kind in "US" else -1)
     labelled = y[~unlabelled]
@@ -420,6 +431,11 @@ def read_labels(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
     codes = np.full(n_samples, -1, dtype=np.int64)
     codes[~unlabelled] = numbers
     return classes, codes
+
+
+def _is_missing(label) -> bool:
+    """Whether a label is None, NaN, or what pandas has for these."""
+    return label is None or type(label).__name__ in ("NAType", "NaTType") or label != label
 
 
 def batch_shape(n_samples: int, batch_size: int) -> tuple[int, int]:

@@ -36,6 +36,8 @@ LARGEST_PIXELS = 2**27  # of a file; takes some 2 GiB to decode
 LARGEST_SIDE = 256  # of files that are read as they are
 
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+_GREY_STEPS = {"L;2": 85, "L;4": 17}  # between the values of grey PNG files of few bits
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF and one of its values
 _ORIENTATION = 0x0112  # the tag of EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -140,6 +142,7 @@ def decode(path: str, image_shape: tuple[int, int, int], budget: PixelBudget) ->
         if image.format in ("JPEG", "MPO"):
             enough = 2 * max(height, width)
             image.draft(None, (enough, enough))  # decodes a half, quarter or eighth of the size
+        _scale_key(image)
         image.load()
         turn = _TURNS.get(_orientation(image))
         image = _to_bytes(image, channels)
@@ -186,11 +189,24 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _scale_key(image: Image.Image) -> None:
+    """Bring the transparent colour of a PNG to 8 bits, as Pillow does with the pixels only."""
+    key = image.info.get("transparency")
+    stored = image.tile[0][3] if key is not None and image.tile else ""
+    if stored == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    elif stored in _GREY_STEPS:
+        image.info["transparency"] = key * _GREY_STEPS[stored]
+
+
 def _to_bytes(image: Image.Image, channels: int) -> Image.Image:
     """Bring whatever a file holds to grey or RGB of 8 bits, on white where it is transparent."""
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.uint32)  # 0 to 65535
+        if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            values = 65535 - values
+        values[values == image.info.get("transparency", -1)] = 65535
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif mode in ("I", "F"):
         raise _Unreadable("pixels of 32 bits, whose range is unknown; pass such images as an array")

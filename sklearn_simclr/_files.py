@@ -19,7 +19,7 @@ from sklearn_simclr._decoding import (
     quiet_pillow,
     read_header,
 )
-from sklearn_simclr._pixel_cache import cache_path, open_pixels, write_pixels
+from sklearn_simclr._pixel_cache import cache_path, open_pixels, prepare_folder, write_pixels
 
 _KEPT_BYTES = 2**30  # of decoded pixels that are kept in memory
 _FILE_SIDE = 128  # of images that are not read as they are, without an image_size
@@ -204,8 +204,11 @@ def read_files(
     Raises
     ------
     ValueError
-        If files cannot be read, and are not to be skipped or are all there is.
+        If files cannot be read, and are not to be skipped or are all there is, or if `cache_dir`
+        is no folder and cannot be made one.
     """
+    if cache_dir is not None:
+        prepare_folder(cache_dir)
     decoder, headers, bad = _Decoder(n_jobs), {}, {}
     with quiet_pillow:
         if image_shape is None:
@@ -224,7 +227,8 @@ def read_files(
     if bad and (not skip_bad or len(bad) == len(paths)):
         raise ValueError(
             f"{describe_bad(paths, bad)}\nMend these files or leave them out of X. With "
-            "on_bad_files='skip', fit goes on without them if others are left."
+            "on_bad_files='skip', fit goes on without them if others are left; transform and "
+            "fit_transform do not."
         )
     left_out = describe_bad(paths, bad) if bad else ""
     return ImageFiles(rows, shape, np.array(kept), left_out)

@@ -97,6 +97,7 @@ def _resize_box(view: Tensor, image: Tensor, is_flipped: bool, box: list[int]) -
     top, left, height, width = box
     image = image[None, :, top : top + height, left : left + width]
     image = image.flip(3) if is_flipped else image
+    image = image.float() if image.dtype in (torch.bfloat16, torch.float16) else image
     is_bytes = image.dtype == torch.uint8
     # The order in memory that torch resizes fastest.
     layout = torch.channels_last if is_bytes else torch.contiguous_format
@@ -475,7 +476,8 @@ def _within(start: Tensor, length: int, n_pixels: int) -> Tensor:
 
 def add_noise(images: Tensor, bits: Tensor, *, std: float) -> Tensor:
     """Add noise, and clip to [0, 1]: the normal quantiles of `bits`, int16 of the images' shape."""
-    noise = torch.erfinv((bits.to(images.dtype) + 0.5) / 2**15)
+    precise = torch.promote_types(images.dtype, torch.float32)
+    noise = torch.erfinv((bits.to(precise) + 0.5) / 2**15).to(images.dtype)
     return torch.add(images, noise, alpha=std * math.sqrt(2)).clamp_(0, 1)
 
 

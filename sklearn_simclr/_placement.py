@@ -36,7 +36,8 @@ def map_leaves(function: Callable, params, kind: type = Tensor):
     if isinstance(params, dict):
         return {name: map_leaves(function, value, kind) for name, value in params.items()}
     if isinstance(params, list | tuple):
-        return type(params)(map_leaves(function, value, kind) for value in params)
+        values = [map_leaves(function, value, kind) for value in params]
+        return type(params)(*values) if hasattr(params, "_fields") else type(params)(values)
     return function(params) if isinstance(params, kind) else params
 
 

@@ -35,7 +35,7 @@ from sklearn_simclr._export import ExportedNetwork, write_onnx
 from sklearn_simclr._network import SimCLRNetwork
 from sklearn_simclr._persistence import load_moments, to_plain
 from sklearn_simclr._progress import Progress
-from sklearn_simclr._reading import open_to_learn, read_samples
+from sklearn_simclr._reading import open_files, open_to_learn, read_samples
 from sklearn_simclr._run import Run, network_input, restored_network, views_of
 from sklearn_simclr._training import (
     EpochRecord,
@@ -390,6 +390,33 @@ class SimCLRTransformer(
         )
         return self
 
+    def fit_transform(self, X, y=None, **fit_params):
+        """Fit, and return the features of the same samples.
+
+        Image files that cannot be read are refused before the training, with
+        ``on_bad_files="skip"`` too: every row of X has to have its features.
+
+        Parameters
+        ----------
+        X, y : array-like
+            As in `fit`.
+        **fit_params : dict
+            None are known.
+
+        Returns
+        -------
+        array of shape (n, d), float32
+            As from `transform`.
+
+        Raises
+        ------
+        ValueError, FloatingPointError
+            As in `fit`.
+        """
+        if self.on_bad_files == "skip":
+            open_files(self, X, reset=not (self.warm_start and self.__sklearn_is_fitted__()))
+        return super().fit_transform(X, y, **fit_params)
+
     @_fit_context(prefer_skip_nested_validation=True)
     @plain_torch(reuses_memory=True)
     def partial_fit(self, X, y=None):
@@ -562,6 +589,23 @@ class SimCLRTransformer(
         (300, 128)
         """
         write_onnx(self._exported(), path, input_dtype)
+
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the features that `transform` returns.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Only checked, against the columns of X in `fit`; a column of paths is one.
+
+        Returns
+        -------
+        ndarray of str objects
+            The name of the class and a number.
+        """
+        if self.__sklearn_is_fitted__() and self.image_shape_ and np.shape(input_features) == (1,):
+            input_features = None  # a column of paths, whose images have many values
+        return super().get_feature_names_out(input_features)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_weights")

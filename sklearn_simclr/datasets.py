@@ -60,7 +60,10 @@ def load_image_paths(
     Raises
     ------
     ValueError
-        If `root` is not a folder, a category is not in it, or there are no images.
+        If `root` is not a folder, `categories` is empty or names one that is not in it, or there
+        are no images.
+    OSError
+        If a folder cannot be read.
 
     See Also
     --------
@@ -120,6 +123,8 @@ def _choose(folders: list[str], categories: Iterable[str] | None, root: Path) ->
     if isinstance(categories, str):
         raise ValueError(f"categories={categories!r} must be a list of names, not a single one.")
     categories = sorted(set(categories))
+    if not categories:
+        raise ValueError("categories=[] names no folder. Pass None to list all of them.")
     missing = [name for name in categories if name not in folders]
     if missing:
         raise ValueError(
@@ -131,10 +136,14 @@ def _choose(folders: list[str], categories: Iterable[str] | None, root: Path) ->
 def _images_below(folder: Path) -> list[str]:
     """Paths of the images in a folder and in those below it, sorted."""
     found = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if _is_shown(name)]  # where the walk goes on
         found += [os.path.join(parent, name) for name in files if _is_image(name)]
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def _is_image(name: str) -> bool:

@@ -30,6 +30,7 @@ from sklearn_simclr.augmentation import (
     Crop,
     FeatureCorruption,
     Flip,
+    GaussianNoise,
     SimCLRAugmentation,
     resolve_augmentation,
     takes_bytes,
@@ -136,6 +137,16 @@ def test_affine_repeats_the_border():
     zero = torch.zeros(1)
     shifted = affine(images, zero, torch.tensor([[3.0, -2.0]]), zero + 1, torch.zeros(1, 2))
     assert_close(shifted, images)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("side", [20, 80])
+@pytest.mark.parametrize("part", [Crop(), GaussianNoise(p=1)])
+def test_views_in_half_precision_are_nearly_those_of_floats(part, side, dtype):
+    images = (0.25 + rand(8, 3, side, side) / 2).to(dtype)
+    actual, expected = part(images, seeded()), part(images.float(), seeded())
+    assert actual.dtype == dtype
+    assert_close(actual.float(), expected, atol=0.02)
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 31), (1, 20, 31), (3, 90, 71), (1, 90, 71)])

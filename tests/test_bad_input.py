@@ -64,6 +64,11 @@ def test_what_is_no_sequence(X):
     refused(SimCLRTransformer(), X, re.escape(message), TypeError)
 
 
+def test_a_series_of_arrays():
+    X = pd.Series(list(np.zeros((4, 8, 8))))
+    refused(SimCLRTransformer(), X, r"Series of 4 arrays.* Pass np\.stack\(list\(X\)\)")
+
+
 IMAGES = np.random.default_rng(0).random((6, 8, 8, 3))
 
 

@@ -376,6 +376,10 @@ def test_labels_are_read(y, classes, codes):
         ([0.5, 1.5, 0.1], "Unknown label type: continuous"),
         ([[0, 1], [1, 0], [1, 1]], "1d array"),
         ([0, np.nan, 1], "NaN"),
+        (["a", None, "b"], "missing values.* Pass -1"),
+        (np.array(["a", np.nan, "b"], object), "missing values.* Pass -1"),
+        (pd.Series(["a", pd.NA, "b"]), "missing values.* Pass -1"),
+        (pd.Series(["a", None, "b"], dtype="string"), "missing values.* Pass -1"),
     ],
 )
 def test_labels_that_are_none_are_refused(y, match):

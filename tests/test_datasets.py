@@ -112,13 +112,27 @@ def test_links_to_folders_within_a_class_are_not_followed(tmp_path):
         (["cats/notes.txt"], {}, r"holds no images.*\.jpg"),
         (["cats/a.png"], {"categories": ["dogs"]}, r"categories=\['dogs'\].*\['cats'\]"),
         (["cats/a.png"], {"categories": "cats"}, "must be a list"),
-        (["cats/a.png"], {"categories": []}, "holds no images"),
+        (["cats/a.png"], {"categories": []}, r"categories=\[\].*None"),
     ],
 )
 def test_nothing_to_list(tmp_path, files, options, match):
     fill(tmp_path, *files)
     with pytest.raises(ValueError, match=match):
         load_image_paths(tmp_path, **options)
+
+
+@pytest.mark.parametrize("name", ["cats", "cats/persian"])
+def test_a_folder_that_cannot_be_read(root, name, monkeypatch):
+    scan = os.scandir
+
+    def forbidden(path):
+        if Path(path) == root / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(PermissionError, match=rf"{name}'$"):
+        load_image_paths(root)
 
 
 def test_no_folder(tmp_path):

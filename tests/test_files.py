@@ -18,6 +18,7 @@ import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
 from sklearn.callback import ScoringMonitor
+from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -258,8 +259,8 @@ def test_one_bit(tmp_path):
         assert_array_equal(read[0][..., 0] if read.ndim == 4 else read[0], bits * 255)
 
 
-def png(width, height, bit_depth, colour_type, rows, chunks=()):
-    """A PNG file; `chunks` stand behind the pixels."""
+def png(width, height, bit_depth, colour_type, rows, chunks=(), key=None):
+    """A PNG file; `chunks` stand behind the pixels, the transparent colour `key` before them."""
 
     def chunk(kind, data):
         return (
@@ -268,7 +269,8 @@ def png(width, height, bit_depth, colour_type, rows, chunks=()):
 
     header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
     lines = b"".join(b"\0" + bytes(row) for row in rows)
-    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), *chunks, (b"IEND", b"")]
+    keys = [] if key is None else [(b"tRNS", np.array(key, ">u2").tobytes())]
+    parts = [(b"IHDR", header), *keys, (b"IDAT", zlib.compress(lines)), *chunks, (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
@@ -296,6 +298,49 @@ def test_sixteen_bit_colour(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(png(14, 20, 16, 2, [row.astype(">u2").tobytes() for row in values]))
     assert abs(pixels(path)[0] - values / 257).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("bit_depth", "row", "greys"),
+    [
+        (1, [0b0101_0000], [0, 255, 0, 255]),
+        (2, [0b0001_1011], [0, 85, 170, 255]),
+        (4, [0x03, 0x7F], [0, 51, 119, 255]),
+        (8, [0, 3, 7, 255], [0, 3, 7, 255]),
+        (16, [0, 0, 0, 3, 0x75, 0x30, 255, 255], [0, 0, 117, 255]),
+    ],
+)
+@pytest.mark.parametrize("position", range(4))
+def test_a_transparent_grey_is_white(bit_depth, row, greys, position, tmp_path):
+    values = np.unpackbits(np.array(row, np.uint8))[: 4 * bit_depth].reshape(4, bit_depth)
+    values = values @ (1 << np.arange(bit_depth)[::-1])
+    path = tmp_path / "a.png"
+    path.write_bytes(png(4, 1, bit_depth, 0, [row], key=values[position]))
+    assert_array_equal(pixels(path)[0, 0], np.where(values == values[position], 255, greys))
+
+
+@pytest.mark.parametrize("bit_depth", [8, 16])
+@pytest.mark.parametrize("position", range(3))
+def test_a_transparent_colour_is_white(bit_depth, position, tmp_path):
+    values = np.array([[0x80, 0x12, 0x40], [0x12, 0x12, 0x12], [0, 0x80, 0x80]])
+    expected = values.copy()
+    expected[position] = 255
+    if bit_depth == 16:
+        values = values << 8 | 0x12
+    path = tmp_path / "a.png"
+    row = values.astype(">u2" if bit_depth == 16 else np.uint8).tobytes()
+    path.write_bytes(png(3, 1, bit_depth, 2, [row], key=values[position]))
+    assert_array_equal(pixels(path)[0, 0], expected)
+
+
+@pytest.mark.parametrize(("values", "scaled"), [(GREY, GREY), (SIXTEEN, EIGHT)])
+def test_tiff_whose_white_is_zero(values, scaled, tmp_path):
+    path = save(tmp_path / "a.tif", values)
+    black_is_zero = struct.pack("<HHIH", 262, 3, 1, 1)  # the entry of the photometric tag
+    content = path.read_bytes()
+    assert content.count(black_is_zero) == 1
+    path.write_bytes(content.replace(black_is_zero, struct.pack("<HHIH", 262, 3, 1, 0)))
+    assert_array_equal(pixels(path)[0], 255 - scaled)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
@@ -606,12 +651,6 @@ def flipped(data):
     return data[:100] + bytes([data[100] ^ 1]) + data[101:]
 
 
-def with_record(record):
-    return lambda data: (
-        data[:24576] + record + _pixel_cache._TAIL.pack(len(record), _pixel_cache._MARK)
-    )
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -620,15 +659,9 @@ def with_record(record):
         lambda data: b"",
         lambda data: b"short",
         lambda data: data[:24576] + b"\0" * 200,
-        lambda data: data[:-24] + _pixel_cache._TAIL.pack(2**63, _pixel_cache._MARK),
+        lambda data: data[:-64] + struct.pack("<Q", 2**63) + data[-56:],
         lambda data: data[10:],
-        with_record(b"not JSON"),
-        with_record(b"[1, 2]"),
-        with_record(b"{}"),
-        with_record(b'{"shape": [32, 768], "digest": "0", "bad": {}}'),
-        with_record(b'{"shape": [64, 384], "digest": "0", "bad": {}}'),
-        with_record(b'{"shape": [-32, -768], "digest": "0", "bad": {}}'),
-        with_record(b'{"shape": [32, "a"], "digest": "0", "bad": {}}'),
+        lambda data: data.replace(b"[32, 768]", b"[64, 384]"),
     ],
 )
 def test_a_damaged_cache_is_made_anew(folder, photos, tmp_path, decoded, damage):
@@ -640,6 +673,22 @@ def test_a_damaged_cache_is_made_anew(folder, photos, tmp_path, decoded, damage)
     assert_array_equal(pixels(*folder, cache_dir=cache), photos[0])
     assert len(decoded) == 64
     assert path.read_bytes() == sound
+
+
+def test_every_damage_of_the_record_of_a_cache_is_seen(folder, tmp_path):
+    cache = tmp_path / "cache"
+    read_files([*folder, "gone.png"], cache_dir=cache, skip_bad=True, image_shape=(16, 16, 3))
+    (path,) = cache.iterdir()
+    sound = path.read_bytes()
+    bad = b'"bad": {"32": "No such file or directory"}'
+    assert bad in sound and _pixel_cache.open_pixels(path, 768) is not None
+    flips = [
+        sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :]
+        for place in range(32 * 768, len(sound))
+    ]
+    for damaged in [*flips, sound.replace(bad, b'"bad": {}'.ljust(len(bad)))]:
+        path.write_bytes(damaged)
+        assert _pixel_cache.open_pixels(path, 768) is None
 
 
 def test_a_cache_is_whole_or_not_there(folder, tmp_path, monkeypatch):
@@ -667,9 +716,11 @@ def test_what_killed_processes_have_left_is_swept(folder, tmp_path):
     assert (cache / "notes.tmp").exists()
 
 
-def test_cache_dir_that_cannot_be_written(simclr, folder):
-    with pytest.raises(OSError, match=r"00\.png"):
-        simclr(cache_dir=folder[0]).fit(folder)
+@pytest.mark.parametrize("below", ["", "cache"])
+def test_cache_dir_that_is_a_file(simclr, folder, below, monkeypatch):
+    monkeypatch.delattr(_files, "read_header")  # not to be called
+    with pytest.raises(ValueError, match=r"cache_dir='.*00\.png.*Pass another folder"):
+        simclr(cache_dir=os.path.join(folder[0], below)).fit(folder)
 
 
 def test_bad_files_are_remembered_by_the_cache(folder, tmp_path, decoded):
@@ -743,6 +794,23 @@ def bad_files(folder):
         reasons[str(folder / "pipe.png")] = "not a regular file"
         reasons["/dev/null"] = "not a regular file"
     return reasons
+
+
+def test_a_pipeline_refuses_bad_files_before_it_trains(simclr, folder, monkeypatch):
+    monkeypatch.setattr(SimCLRTransformer, "fit", pytest.fail)
+    model = simclr(on_bad_files="skip")
+    for refusing in (model.fit_transform, make_pipeline(model, LogisticRegression()).fit):
+        with pytest.raises(ValueError, match=r"1 of 33 image files(.*\n)*.*fit_transform do not"):
+            refusing([*folder, "missing.png"], np.arange(33) % 2)
+
+
+def test_a_column_of_paths_beside_others(simclr, folder):
+    frame = pd.DataFrame({"file": folder, "age": np.arange(32)})
+    both = ColumnTransformer([("image", simclr(), ["file"]), ("rest", "passthrough", ["age"])])
+    features = both.set_output(transform="pandas").fit_transform(frame)
+    names = [*(f"image__simclrtransformer{i}" for i in range(4)), "rest__age"]
+    assert features.columns.tolist() == both.get_feature_names_out().tolist() == names
+    assert_array_equal(features[names[:4]], simclr().fit_transform(folder))
 
 
 @pytest.mark.parametrize("n_jobs", [1, 3])

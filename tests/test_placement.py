@@ -1,11 +1,13 @@
 """Parameters of views on their way to a GPU, tried on the CPU."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
 from sklearn_simclr import _kernels, _views
-from sklearn_simclr._placement import packed, unpacked
+from sklearn_simclr._placement import map_leaves, packed, unpacked
 from sklearn_simclr._view_parts import ViewPart
 from sklearn_simclr._views import Views
 from sklearn_simclr.augmentation import (
@@ -33,6 +35,17 @@ OURS = pytest.mark.parametrize(
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    name: str
+
+
+def test_leaves_of_named_tuples_and_lists():
+    pair, single = Pair(torch.tensor(3), "x"), (torch.tensor(4),)
+    doubled = map_leaves(lambda values: 2 * values, [pair, single])
+    assert doubled == [Pair(torch.tensor(6), "x"), (torch.tensor(8),)]
 
 
 @OURS
