@@ -527,10 +527,11 @@ def feature_dim(network: nn.Module, input_shape: tuple[int, ...], encoder) -> in
             f"encoder={_shown(encoder)} cannot take input of shape {('n', *input_shape)}: "
             f"{type(error).__name__}: {error}. Choose another encoder or image_size."
         ) from error
-    if not isinstance(h, Tensor) or h.ndim != 2 or len(h) != 2 or not h.is_floating_point():
-        got = f"shape {tuple(h.shape)}" if isinstance(h, Tensor) else type(h).__name__
+    is_tensor = isinstance(h, Tensor)
+    if not is_tensor or h.ndim != 2 or len(h) != 2 or h.dtype != torch.float32:
+        got = f"{h.dtype} of shape {tuple(h.shape)}" if is_tensor else type(h).__name__
         raise ValueError(
-            f"encoder={_shown(encoder)} must map a batch of n samples to a float tensor of shape "
+            f"encoder={_shown(encoder)} must map a batch of n samples to a float32 tensor of shape "
             f"(n, d); for 2 samples it returned {got}."
         )
     return h.shape[1]

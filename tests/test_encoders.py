@@ -450,16 +450,17 @@ class Returns(nn.Module):
 @pytest.mark.parametrize(
     "output, got",
     [
-        (torch.zeros(2), "shape (2,)"),
-        (torch.zeros(2, 3, 1, 1), "shape (2, 3, 1, 1)"),
-        (torch.zeros(1, 3), "shape (1, 3)"),
-        (torch.zeros(2, 3, dtype=torch.long), "shape (2, 3)"),
+        (torch.zeros(2), "torch.float32 of shape (2,)"),
+        (torch.zeros(2, 3, 1, 1), "torch.float32 of shape (2, 3, 1, 1)"),
+        (torch.zeros(1, 3), "torch.float32 of shape (1, 3)"),
+        (torch.zeros(2, 3, dtype=torch.long), "torch.int64 of shape (2, 3)"),
+        (torch.zeros(2, 3, dtype=torch.float64), "torch.float64 of shape (2, 3)"),
         ((torch.zeros(2, 3), torch.zeros(2, 3)), "tuple"),
         (None, "NoneType"),
     ],
 )
 def test_an_encoder_whose_output_is_not_n_by_d_is_refused(output, got):
-    with pytest.raises(ValueError, match="must map a batch of n samples to a float") as error:
+    with pytest.raises(ValueError, match="must map a batch of n samples to a float32") as error:
         feature_dim(Returns(output), (3,), "mine")
     assert "encoder='mine'" in str(error.value)
     assert str(error.value).endswith(f"it returned {got}.")

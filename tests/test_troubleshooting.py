@@ -209,7 +209,7 @@ CASES = {
         VECTORS, encoder="resnet18"
     ),
     "encoder=… cannot take input of shape …": of_fit(encoder=nn.Linear(3, 3)),
-    "encoder=… must map a batch of n samples to a float tensor of shape (n, d)": of_fit(
+    "encoder=… must map a batch of n samples to a float32 tensor of shape (n, d)": of_fit(
         encoder=nn.Conv2d(1, 3, 3)
     ),
     "The weights do not fit encoder=…": of_fit(
