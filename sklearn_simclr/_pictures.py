@@ -1,9 +1,8 @@
-"""Pictures on matplotlib axes: their channels, grids of them, frames, thumbnails."""
+"""Pictures on matplotlib axes: their channels, grids, frames, thumbnails, the text beside them."""
 
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils._plotting import _validate_style_kwargs
 
 COLORS = (  # ten that colour-blind people can tell apart: Petroff (2021), arXiv:2107.02270
     "#3f90da",
@@ -32,6 +31,24 @@ def require_matplotlib(caller: str) -> None:
         raise ImportError(
             f"{caller} requires matplotlib. Install it with pip install matplotlib."
         ) from error
+
+
+def verbatim(text: str) -> str:
+    """Escape "$", so that matplotlib shows the text as it is instead of reading mathematics."""
+    from matplotlib import rcParams
+
+    return text.replace("$", r"\$") if rcParams["text.parse_math"] else text
+
+
+def legend_label(name: str | None) -> str | None:
+    """Return the label of an artist that a legend shows by this name; None without one.
+
+    Legends leave out labels that start with "_", so a character without width goes before it.
+    """
+    if name is None:
+        return None
+    label = verbatim(str(name))
+    return f"\u200b{label}" if label.startswith("_") else label
 
 
 def check_channels(channels, n_channels: int) -> None:
@@ -193,8 +210,11 @@ def _used_again(axes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return axes
 
 
-def show_picture(ax, picture: np.ndarray, im_kw: dict | None = None):
-    """Draw a picture without ticks and with a hairline around it; return the image artist."""
+def show_picture(ax, picture: np.ndarray, im_kw: dict | None = None, **defaults):
+    """Draw a picture without ticks and with a hairline around it; return the image artist.
+
+    `im_kw` goes before `defaults`, and these before what suits pictures in [0, 1].
+    """
     small = max(picture.shape[:2]) <= _SMALL_SIDE
     defaults = {
         "cmap": "gray",
@@ -202,8 +222,11 @@ def show_picture(ax, picture: np.ndarray, im_kw: dict | None = None):
         "vmax": 1,
         # Of small pictures every pixel is seen as it is; large ones have to be averaged.
         "interpolation": "nearest" if small else "antialiased",
-    }
-    image = ax.imshow(picture, **_validate_style_kwargs(defaults, im_kw or {}))
+    } | defaults
+    im_kw = im_kw or {}
+    if im_kw.get("norm") is not None:  # it has limits of its own
+        del defaults["vmin"], defaults["vmax"]
+    image = ax.imshow(picture, **defaults | im_kw)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(linewidth=0.5, edgecolor="0.6")
     return image

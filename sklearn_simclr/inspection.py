@@ -14,7 +14,6 @@ from sklearn.base import clone
 from sklearn.manifold import TSNE
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.utils import check_array, check_scalar
-from sklearn.utils._plotting import _validate_style_kwargs
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_simclr._data import read_labels
@@ -30,12 +29,14 @@ from sklearn_simclr._pictures import (
     NEUTRAL,
     check_channels,
     contrast_limits,
+    legend_label,
     picture_grid,
     put_frame,
     require_matplotlib,
     show_picture,
     standing_apart,
     to_pictures,
+    verbatim,
 )
 
 __all__ = ["EmbeddingDisplay", "LossCurveDisplay", "NeighborsDisplay", "ViewsDisplay"]
@@ -117,6 +118,8 @@ class LossCurveDisplay:
         """
         require_matplotlib(f"{type(self).__name__}.plot")
         from matplotlib import pyplot as plt
+        from matplotlib.cbook import normalize_kwargs
+        from matplotlib.lines import Line2D
         from matplotlib.ticker import MaxNLocator
 
         if ax is None:
@@ -124,11 +127,14 @@ class LossCurveDisplay:
         name = self.name if name is None else name
         losses = np.asarray(self.loss_curve, dtype=float)
         # Points show how many there are, and a curve of a single one at all.
-        defaults = {"label": name, "marker": "o" if len(losses) <= 30 else None, "markersize": 4}
-        defaults["linewidth"] = 1.5 if len(losses) <= 500 else 0.8
-        (self.line_,) = ax.plot(
-            np.arange(1, len(losses) + 1), losses, **_validate_style_kwargs(defaults, line_kw or {})
-        )
+        defaults = {
+            "label": legend_label(name),
+            "marker": "o" if len(losses) <= 30 else None,
+            "markersize": 4,
+            "linewidth": 1.5 if len(losses) <= 500 else 0.8,
+        }
+        style = defaults | normalize_kwargs(line_kw, Line2D)
+        (self.line_,) = ax.plot(np.arange(1, len(losses) + 1), losses, **style)
         ax.set(xlabel=self.xlabel, ylabel="loss")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
@@ -314,8 +320,7 @@ class ViewsDisplay:
         defaults = {"cmap": "RdBu_r", "vmin": -3, "vmax": 3, "aspect": "auto"}
         for row, original in enumerate(self.originals):
             axes, table = self.axes_[row, 0], np.vstack([original, self.views[row]])  # (1 + m, d)
-            style = _validate_style_kwargs(defaults, im_kw or {})
-            self.images_[row, 0] = show_picture(axes, table, style)
+            self.images_[row, 0] = show_picture(axes, table, im_kw, **defaults)
             axes.axhline(0.5, color="white", linewidth=4)
             changed = np.argwhere(self.views[row] != original)  # (k, 2)
             axes.plot(changed[:, 1], changed[:, 0] + 1, "k.", markersize=3)
@@ -325,7 +330,7 @@ class ViewsDisplay:
         if names is None:
             self.axes_[-1, 0].set_xlabel("features", fontsize=9)
         else:
-            self.axes_[-1, 0].set_xticks(range(d), names, rotation=90, fontsize=9)
+            self.axes_[-1, 0].set_xticks(range(d), map(verbatim, names), rotation=90, fontsize=9)
 
     @classmethod
     def from_estimator(
@@ -548,10 +553,10 @@ class NeighborsDisplay:
     def _name(self, row: int, axes) -> None:
         """Write the labels below the pictures of a row."""
         if self.query_labels is not None:
-            axes[0].set_xlabel(_shortened(self.query_labels[row]), fontsize=9, labelpad=3)
+            axes[0].set_xlabel(verbatim(_shortened(self.query_labels[row])), fontsize=9, labelpad=3)
         if self.neighbor_labels is not None:
             for label, its_axes in zip(self.neighbor_labels[row], axes[1:], strict=True):
-                its_axes.set_xlabel(_shortened(label), fontsize=9, labelpad=3)
+                its_axes.set_xlabel(verbatim(_shortened(label)), fontsize=9, labelpad=3)
 
     @classmethod
     def from_estimator(
@@ -776,12 +781,17 @@ class EmbeddingDisplay:
         return self
 
     def _draw_points(self, ax, coordinates, groups, scatter_kw) -> None:
+        from matplotlib.cbook import normalize_kwargs
+        from matplotlib.collections import PathCollection
+
         self.points_ = []
+        scatter_kw = normalize_kwargs(scatter_kw, PathCollection)
         for name, color, members in groups:
-            defaults = {"s": 9, "color": color, "label": name, "linewidths": 0}
+            defaults = {"s": 9, "label": legend_label(name), "linewidth": 0}
+            if "c" not in scatter_kw:  # scatter takes either
+                defaults["color"] = color
             x, y = coordinates[members].T
-            style = _validate_style_kwargs(defaults, scatter_kw or {})
-            self.points_.append(ax.scatter(x, y, **style))
+            self.points_.append(ax.scatter(x, y, **defaults | scatter_kw))
         if self.labels is not None:
             ax.legend(
                 loc="upper left",
@@ -802,8 +812,8 @@ class EmbeddingDisplay:
         for point in self.thumbnail_points_:
             x, y = coordinates[point]
             extent = (x - width / 2, x + width / 2, y - height / 2, y + height / 2)
-            style = _validate_style_kwargs({"extent": extent, "zorder": 3}, im_kw or {})
-            self.thumbnails_.append(show_picture(ax, self.pictures[point], style))
+            image = show_picture(ax, self.pictures[point], im_kw, extent=extent, zorder=3)
+            self.thumbnails_.append(image)
             if self.labels is not None:
                 put_frame(ax, color_of[point], extent)
         ax.set(xlim=limits[0], ylim=limits[1])

@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import io
 import pickle
 import random
 import warnings
@@ -32,7 +33,7 @@ from sklearn_simclr.inspection import (
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.colors import to_hex
+from matplotlib.colors import LogNorm, to_hex
 
 WITH_X = (ViewsDisplay, NeighborsDisplay, EmbeddingDisplay)
 OF_FITTED = (NeighborsDisplay, EmbeddingDisplay)
@@ -67,6 +68,16 @@ def small(**params):
 
 def drawn(image):
     return np.asarray(image.get_array())
+
+
+def read(text):
+    """What is seen of a text without mathematics."""
+    escaped = r"\$" if text.get_parse_math() else "$"
+    return text.get_text().replace(escaped, "$").lstrip("\u200b")
+
+
+def legend(ax):
+    return [read(text) for text in ax.get_legend().get_texts()]
 
 
 def cosine(a, b):
@@ -738,6 +749,66 @@ def test_output_layer_and_set_output_are_no_obstacle(digits):
     )
 
 
+# Texts and styles
+
+
+def test_legends_show_names_that_start_with_an_underscore():
+    first = LossCurveDisplay(loss_curve=[2.0, 1.0], name="_x").plot()
+    second = LossCurveDisplay(loss_curve=[3.0, 1.0], name="_y").plot(first.ax_)
+    assert legend(second.ax_) == ["_x", "_y"]
+    labels = np.array(["_noise", "cat", "dog"])
+    assert legend(EmbeddingDisplay(coordinates=np.eye(3, 2), labels=labels).plot().ax_) == [*labels]
+
+
+@pytest.mark.parametrize("parse_math", [True, False])
+def test_texts_are_no_mathematics(parse_math):
+    name = "c_$5_$6"
+    pictures, labels = np.zeros((1, 4, 4)), np.array([name])
+    with plt.rc_context({"text.parse_math": parse_math}):
+        loss = LossCurveDisplay(loss_curve=[1.0], name=name).plot()
+        views = ViewsDisplay(
+            originals=np.zeros((1, 1)), views=np.ones((1, 1, 1)), feature_names=labels
+        ).plot()
+        neighbors = NeighborsDisplay(
+            queries=pictures,
+            neighbors=pictures[None],
+            similarities=np.ones((1, 1)),
+            query_labels=labels,
+            neighbor_labels=labels[None],
+        ).plot()
+        points = EmbeddingDisplay(coordinates=np.zeros((1, 2)), labels=labels).plot()
+        for display in (loss, views, neighbors, points):
+            display.figure_.savefig(io.BytesIO())
+    assert legend(loss.ax_) == legend(points.ax_) == [name]
+    assert read(views.axes_[0, 0].get_xticklabels()[0]) == name
+    assert [read(ax.xaxis.label) for ax in neighbors.axes_[0]] == [name, name]
+
+
+def test_styles_may_go_by_any_of_their_names():
+    points = EmbeddingDisplay(coordinates=np.eye(3, 2))
+    for alias in ("linewidth", "linewidths", "lw"):
+        drawn_points = points.plot(scatter_kw={alias: 2}).points_[0]
+        assert drawn_points.get_linewidth() == 2
+    for alias in ("c", "color", "facecolor", "facecolors", "fc"):
+        drawn_points = points.plot(scatter_kw={alias: "red"}).points_[0]
+        assert to_hex(drawn_points.get_facecolor()[0]) == "#ff0000"
+    assert drawn(points.plot(scatter_kw={"c": [1, 2, 3]}).points_[0]).tolist() == [1, 2, 3]
+    for alias in ("linewidth", "lw"):
+        line = LossCurveDisplay(loss_curve=[1.0]).plot(line_kw={alias: 2}).line_
+        assert line.get_linewidth() == 2
+
+
+def test_norms_bring_their_own_limits():
+    pictures, vectors = np.full((1, 4, 4), 0.5), np.full((1, 4), 0.5)
+    for originals in (pictures, vectors):
+        display = ViewsDisplay(originals=originals, views=originals[None])
+        norm = LogNorm(0.1, 10)
+        assert display.plot(im_kw={"norm": norm}).images_[0, 0].norm is norm
+        assert norm.vmax == 10
+    points = EmbeddingDisplay(coordinates=np.zeros((1, 2)), pictures=pictures)
+    assert points.plot(im_kw={"norm": norm}).thumbnails_[0].norm is norm
+
+
 # Axes
 
 
@@ -817,7 +888,7 @@ def test_missing_matplotlib_is_named_with_the_mend(monkeypatch, digits, digits_m
 
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     for display in WITH_X:
-        with pytest.raises(ImportError, match=r"pip install 'sklearn-simclr\[plots\]'"):
+        with pytest.raises(ImportError, match="pip install matplotlib"):
             display.from_estimator(digits_model, digits[0])
     with pytest.raises(ImportError, match=r"LossCurveDisplay\.plot requires matplotlib"):
         LossCurveDisplay(loss_curve=[1.0]).plot()

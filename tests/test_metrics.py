@@ -501,9 +501,7 @@ def test_knn_scorer_leaves_out_samples_without_a_label(simclr, digits, no_label)
     partly = np.concatenate([known[:40], np.full(24, no_label)])
     expected = knn_scorer(model, images[:40], labels[:40])
     assert knn_scorer(model, images, partly) == expected
-    with pytest.raises(
-        ValueError, match=r"more labelled samples than that, got 0"
-    ):
+    with pytest.raises(ValueError, match=r"more labelled samples than that, got 0"):
         knn_scorer(model, images, np.full(64, no_label))
 
 
