@@ -214,7 +214,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             pre_trained = transformer.__sklearn_is_fitted__()
             opened, X, left_y = open_to_learn(transformer, X, y, reset=not pre_trained)
             if left_y is not y:  # files were left out
-                classes, codes = world.from_first(lambda: self._read_targets(left_y, len(X)))
+                classes, codes = self._of_two_classes(classes, codes[opened.kept])
             lesson = self._plan(opened, X, classes, codes, seed, world, pre_trained=pre_trained)
             lesson.context.call_on_fit_task_begin(**lesson.told)
             if pre_trained:
@@ -245,7 +245,8 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         number = self._logits(X).argmax(axis=1)
         if isinstance(number, Tensor):
             if self.classes_.dtype.kind in "biuf":
-                return torch.tensor(self.classes_, device=number.device)[number]
+                classes = self.classes_.astype(self.classes_.dtype.newbyteorder("="))
+                return torch.tensor(classes, device=number.device)[number]
             number = number.cpu().numpy()
         return self.classes_[number]
 
@@ -364,12 +365,21 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         classes, codes = read_labels(y, n_samples)
         if classes.tolist() == [1] and (codes < 0).any():
             classes, codes = np.array([-1, 1], classes.dtype), codes + 1
+        return self._of_two_classes(classes, codes)
+
+    def _of_two_classes(
+        self, classes: np.ndarray, codes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the classes that rows have, and their numbers; refuse a single class."""
+        numbers = np.unique(codes[codes >= 0])
+        classes = classes[numbers]
         if len(classes) < 2:
             found = f"only one class: {classes[0]!r}" if len(classes) else "none: all rows are -1"
             raise ValueError(
-                f"{name} needs labelled samples of at least 2 classes, but y contains {found}."
+                f"{type(self).__name__} needs labelled samples of at least 2 classes, but y "
+                f"contains {found}."
             )
-        return classes, codes
+        return classes, np.where(codes < 0, -1, np.searchsorted(numbers, codes))
 
     def _make_transformer(self, random_state: np.random.RandomState) -> SimCLRTransformer:
         """Copy the transformer, with its fit if it has one to keep."""

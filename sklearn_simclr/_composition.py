@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from sklearn.utils.metaestimators import _BaseComposition
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 
 class Compose(_BaseComposition):
@@ -162,6 +162,15 @@ def parts_of(augmentation) -> Iterator:
             yield from parts_of(step)
 
 
+def draws_params(augmentation) -> bool:
+    """Whether an augmentation is an object that draws parameters, rather than any callable.
+
+    torchvision's are modules, some of which have methods of the same names for other purposes.
+    """
+    has_methods = hasattr(augmentation, "make_params") and hasattr(augmentation, "apply")
+    return has_methods and not isinstance(augmentation, nn.Module)
+
+
 def is_our_own(thing) -> bool:
     """Whether an object, and all that it is composed of, is from this package."""
     return all(type(part).__module__.startswith("sklearn_simclr.") for part in parts_of(thing))
@@ -171,8 +180,7 @@ def _is_step(entry) -> bool:
     if not isinstance(entry, tuple | list) or len(entry) != 2:
         return False
     name, step = entry
-    is_augmentation = hasattr(step, "make_params") and hasattr(step, "apply")
-    return isinstance(name, str) and is_augmentation and not isinstance(step, type)
+    return isinstance(name, str) and draws_params(step) and not isinstance(step, type)
 
 
 def _shape_after(step, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from functools import partial, wraps
 from inspect import signature
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ def resized_crop(
     >>> resized_crop(image, at, at + 1, at + 1, at + 2, flip=at == 0, size=(1, 2))
     tensor([[[[2., 1.]]]])
     """
-    size = (size, size) if isinstance(size, int) else size
+    size = (int(size), int(size)) if isinstance(size, Integral) else size
     dtype = torch.float32 if batch.dtype == torch.uint8 else batch.dtype
     views = batch.new_empty(*batch.shape[:2], *size, dtype=dtype)
     boxes = torch.stack([top, left, height, width])  # (4, n)

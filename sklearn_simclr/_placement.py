@@ -23,7 +23,7 @@ def pinned(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory() if is_sent else values
 
 
-def map_leaves(function: Callable, params, kind: type = Tensor):
+def map_leaves(function: Callable, params, kind: type | tuple[type, ...] = Tensor):
     """Apply a function to what is of a kind in dictionaries, lists and tuples, at whatever depth.
 
     Examples

@@ -14,7 +14,7 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.callback import CallbackSupportMixin
+from sklearn.callback import AutoPropagatedCallback, CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -354,7 +354,7 @@ class SimCLRTransformer(
             run = self._prepare(opened, y, continuing=continuing, world=world)
             self._announce(run)
             checkpoint, stopped_by = self._resume(run)
-            callbacks = [type(callback).__name__ for callback in vars(self).get(_CALLBACKS, ())]
+            callbacks = self._own_callbacks()
             stopped = world.from_first(lambda: stopped_by == callbacks)
             context = self._init_callback_context(max_subtasks=self.max_epochs - run.n_done)
             context.call_on_fit_task_begin(
@@ -871,6 +871,12 @@ class SimCLRTransformer(
             precision = resolve_precision(self.precision, run.samples.device)
             what = run.describe(precision, self.max_epochs, self.batch_size)
             print(f"{type(self).__name__} on {what}", flush=True)
+
+    def _own_callbacks(self) -> list[str]:
+        """Names of the callbacks' classes, but for those that a search or pipeline hands down."""
+        callbacks = vars(self).get(_CALLBACKS, ())
+        own = (each for each in callbacks if not isinstance(each, AutoPropagatedCallback))
+        return sorted(type(callback).__name__ for callback in own)
 
     def _check_checkpoint_dir(self) -> None:
         """Refuse a directory for checkpoints that would be of no use."""

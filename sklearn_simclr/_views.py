@@ -6,12 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sklearn_simclr._composition import draws_params
 from sklearn_simclr._graphs import Replayed, beside
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._placement import packed, placed, unpacked
 from sklearn_simclr.augmentation import (
     draw_two,
     make_two,
+    makes_size,
     mixes_samples,
     takes_bytes,
     two_views,
@@ -103,11 +105,11 @@ class Views(NamedTuple):
     def single(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """Return one view of each sample."""
         batch = self._resized(batch)
-        if hasattr(self.augmentation, "make_params"):
+        if draws_params(self.augmentation):
             return self.augmentation(batch, generator)
         return self.augmentation(batch)
 
     def _resized(self, batch: Tensor) -> Tensor:
-        if self.image_size and not hasattr(self.augmentation, "size"):
+        if self.image_size and not makes_size(self.augmentation):
             return resize(batch, self.image_size)
         return batch

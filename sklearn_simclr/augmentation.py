@@ -10,12 +10,13 @@ range, and ``skipped(shape)`` names what does not apply to images of shape (c, h
 import math
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils._param_validation import Interval
 from torch import Generator, Tensor
 
-from sklearn_simclr._composition import Compose, is_our_own, parts_of, skipped_by
+from sklearn_simclr._composition import Compose, draws_params, is_our_own, parts_of, skipped_by
 from sklearn_simclr._kernels import (
     affine,
     blur_rows,
@@ -389,7 +390,7 @@ def resolve_augmentation(augmentation, image_shape: tuple | None, view_size: int
         raise ValueError(
             f"augmentation={augmentation!r} is a class; pass an object, {augmentation.__name__}()."
         )
-    elif hasattr(augmentation, "make_params"):
+    elif draws_params(augmentation):
         augmentation = clone(augmentation)
     else:
         return augmentation
@@ -410,7 +411,7 @@ def resolve_augmentation(augmentation, image_shape: tuple | None, view_size: int
 
 def _warn_of_skipped(augmentation, image_shape: tuple, view_size: int | None) -> None:
     height, width, channels = image_shape
-    if view_size and not hasattr(augmentation, "size"):  # it gets the images resized
+    if view_size and not makes_size(augmentation):  # it gets the images resized
         height = width = view_size
     skipped = skipped_by(augmentation, (channels, height, width))
     if skipped:
@@ -435,7 +436,7 @@ def two_views(augmentation, batch: Tensor, generator: Generator) -> tuple[Tensor
     Augmentation objects, those with ``make_params``, get the generator; any other callable gets
     the batch alone and draws as it likes.
     """
-    if not hasattr(augmentation, "make_params"):
+    if not draws_params(augmentation):
         return augmentation(batch.clone()), augmentation(batch)  # it may work in place
     params = draw_two(augmentation, batch.shape, generator)
     return make_two(augmentation, batch, _sent(augmentation, params, batch.device))
@@ -473,16 +474,22 @@ def two_views_of_share(
     if mixes_samples(augmentation):
         first, second = two_views(augmentation, rows, generator)
         return first[share], second[share]
-    if not hasattr(augmentation, "make_params"):
+    if not draws_params(augmentation):
         return two_views(augmentation, rows, generator)
     params = draw_two(augmentation, (n, *rows.shape[1:]), generator)
-    params = map_leaves(lambda values: _rows_of(values, share, n), params)
+    kinds = (Tensor, np.ndarray)
+    params = map_leaves(lambda values: _rows_of(values, share, n), params, kinds)
     return make_two(augmentation, rows, _sent(augmentation, params, rows.device))
 
 
 def mixes_samples(augmentation) -> bool:
     """Whether a view needs other samples of the batch."""
     return isinstance(augmentation, FeatureCorruption)
+
+
+def makes_size(augmentation) -> bool:
+    """Whether an augmentation has an option for the size of its views."""
+    return draws_params(augmentation) and hasattr(augmentation, "size")
 
 
 def takes_bytes(augmentation) -> bool:
@@ -492,6 +499,6 @@ def takes_bytes(augmentation) -> bool:
     return type(augmentation) in (SimCLRAugmentation, Crop)  # a subclass may do other things first
 
 
-def _rows_of(values: Tensor, share: slice, n: int) -> Tensor:
+def _rows_of(values: Tensor | np.ndarray, share: slice, n: int) -> Tensor | np.ndarray:
     """Take the share of values of n samples each, of others all."""
     return values[share] if values.ndim and len(values) == n else values

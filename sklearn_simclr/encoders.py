@@ -416,10 +416,15 @@ def resolve_encoder(encoder, input_shape: tuple[int, ...], n_samples: int):
     Raises
     ------
     ValueError
-        If the encoder is a class instead of an object.
+        If the encoder is a class instead of an object, or a scripted module.
     """
     if isinstance(encoder, str):
         return _auto_encoder(input_shape, n_samples) if encoder == "auto" else _by_name(encoder)
+    if isinstance(encoder, torch.jit.ScriptModule):
+        raise ValueError(
+            f"encoder={type(encoder).__name__} is a scripted module, copies of which cannot be "
+            "trained. Pass the module that it was made of, or a function that returns it."
+        )
     if isinstance(encoder, nn.Module):
         return copy.deepcopy(encoder).cpu()
     if hasattr(encoder, "build"):
@@ -498,7 +503,11 @@ def build_encoder(encoder, input_shape: tuple[int, ...]) -> nn.Module:
         raise TypeError(
             f"The 'encoder' factory must return an nn.Module, got {type(network).__name__}."
         )
-    return network.to("cpu", torch.float32)
+    network = network.cpu().float()  # complex numbers stay what they are
+    for module in network.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.contiguous())  # into an expanded one nothing can be loaded
+    return network
 
 
 def _call_factory(factory):

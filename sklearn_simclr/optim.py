@@ -332,7 +332,7 @@ def warmup_cosine(step: int, n_steps: int, n_warmup_steps: int) -> float:
     """
     if step < n_warmup_steps:
         return (step + 1) / n_warmup_steps
-    progress = (step - n_warmup_steps) / (n_steps - n_warmup_steps)
+    progress = (step - n_warmup_steps) / max(1, n_steps - n_warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -409,6 +409,8 @@ def make_optimizer(
         optimizer = _OUR_OWN[name](groups, lr)
     elif name == "sgd":
         optimizer = torch.optim.SGD(groups, lr, momentum=0.9, fused=fused)
+        for param in params:  # the fused one asks for all of these, or none
+            optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
     else:
         optimizer = torch.optim.AdamW(groups, lr, fused=fused, capturable=on_gpu)
     if on_gpu:

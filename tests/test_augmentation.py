@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.base import clone
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as tv
 
 from sklearn_simclr import _kernels
@@ -713,6 +713,23 @@ def test_a_callable_is_taken_as_it_is():
         return batch
 
     assert resolve_augmentation(noise, (8, 8, 1), 16) is noise
+
+
+def test_transforms_of_torchvision_are_callables_for_all_their_methods():
+    flip = v2.RandomHorizontalFlip(p=1)
+    assert hasattr(flip, "make_params") and hasattr(flip, "apply")
+    assert resolve_augmentation(flip, (8, 8, 3), None) is flip
+    images = rand(4, 3, 8, 8)
+    for view in two_views(flip, images, seeded()):
+        assert_close(view, images.flip(3))
+    with pytest.raises(ValueError, match="steps"):
+        resolve_augmentation(Compose([("flip", flip)]), (8, 8, 3), None)
+
+
+def test_sizes_may_be_integers_of_numpy():
+    images = rand(4, 3, 8, 8)
+    for part in (SimCLRAugmentation, Crop):
+        assert_close(part(size=np.int64(6))(images, seeded()), part(size=6)(images, seeded()))
 
 
 def test_an_augmentation_object_is_copied_and_takes_the_view_size_unless_it_has_one():

@@ -574,6 +574,22 @@ def test_a_stopped_training_stays_stopped_when_it_is_resumed(simclr, halves, tmp
 
 
 @pytest.mark.usefixtures("every_epoch")
+def test_it_stays_stopped_whatever_the_order_of_callbacks_and_with_a_progress_bar(
+    simclr, halves, tmp_path
+):
+    X, X_val, _ = halves
+    scorer = Scripted([3, 2, 1, 0, 4, 3, 2, 1, 0])
+    callbacks = [
+        EarlyStopping(X_val, scoring=scorer, patience=2),
+        MeasureHistory(X_val),
+        ProgressBar(),
+    ]
+    for chosen in (callbacks[:2], callbacks[1::-1], callbacks):
+        model = simclr(checkpoint_dir=tmp_path, max_epochs=9).set_callbacks(*chosen)
+        assert model.fit(X).n_iter_ == 3
+
+
+@pytest.mark.usefixtures("every_epoch")
 def test_a_killed_training_counts_anew(simclr, halves, tmp_path):
     X, X_val, _ = halves
     make = partial(simclr, checkpoint_dir=tmp_path, max_epochs=9)

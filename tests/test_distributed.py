@@ -14,6 +14,7 @@ import processes
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import BaseEstimator
 from sklearn.callback import FitCallback
 from sklearn.model_selection import GridSearchCV
 from torch import nn
@@ -175,6 +176,16 @@ def test_gradients_that_not_every_process_has(of_two):
         assert rows.tolist() == [[0], [0], [0], [1], [1]]
 
 
+class Dimming(BaseEstimator):
+    """An object of a user's, whose parameters are arrays of NumPy."""
+
+    def make_params(self, shape, generator):
+        return {"factor": torch.rand(shape[0], generator=generator).numpy()}
+
+    def apply(self, batch, params):
+        return batch * torch.from_numpy(params["factor"])[:, None, None, None]
+
+
 @pytest.mark.parametrize("n_processes", [2, 3, 7])
 @pytest.mark.parametrize(
     "augmentation",
@@ -184,6 +195,7 @@ def test_gradients_that_not_every_process_has(of_two):
         processes.PHOTO_VIEWS,
         FeatureCorruption(),
         "a callable",
+        Dimming(),
     ],
     ids=lambda augmentation: type(augmentation).__name__,
 )

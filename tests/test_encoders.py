@@ -433,6 +433,40 @@ def test_a_factory_that_returns_no_module_is_refused(encoder):
         build_encoder(encoder, (3,))
 
 
+class Filter(nn.Module):
+    """Filters vectors in the domain of frequencies."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("factors", torch.randn(4, dtype=torch.complex64))
+        self.linear = nn.Linear(6, 6, dtype=torch.float64)
+
+    def forward(self, x):
+        return torch.fft.irfft(torch.fft.rfft(self.linear(x)) * self.factors, n=6)
+
+
+def test_complex_numbers_stay_what_they_are():
+    filtering = Filter()
+    network = build_encoder(filtering, (6,))
+    assert network.linear.weight.dtype == torch.float32
+    assert torch.equal(network.factors, filtering.factors)
+
+
+def test_models_with_expanded_buffers_can_be_used(simclr, digits):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    network.register_buffer("scales", torch.ones(1).expand(16))
+    model = simclr(encoder=network).fit(digits[0])
+    assert model.partial_fit(digits[0]).transform(digits[0]).shape == (64, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_a_scripted_module_is_refused():
+    scripted = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(3, 3)))
+    with pytest.raises(ValueError, match=r"scripted module.* Pass the module that it was made of"):
+        resolve_encoder(scripted, (3,), 10)
+
+
 def test_the_refusal_of_a_factory_names_what_it_returned():
     with pytest.raises(TypeError, match=r"'encoder' factory must return an nn\.Module, got str"):
         build_encoder(lambda: "network", (3,))

@@ -1090,8 +1090,10 @@ def test_classifier_skips_files_with_their_labels(simclr, folder, photos, frozen
     assert_array_equal(model.predict_proba(folder), expected.predict_proba(images))
     with pytest.raises(ValueError, match=r"1 of 33 .*\n  gone\.png"):
         model.predict(["gone.png", *folder])
-    with pytest.raises(ValueError, match="only one class"), pytest.warns(UserWarning):
-        fit(["gone.png", *folder], ["bird"] + ["cat"] * 32)
+    for left in (["cat"] * 32, [1] * 16 + [-1] * 16):  # with 0 left out, -1 is no class still
+        labels = ["bird" if left[0] == "cat" else 0, *left]
+        with pytest.raises(ValueError, match="only one class"), pytest.warns(UserWarning):
+            fit(["gone.png", *folder], labels)
 
 
 def test_classifier_sees_wrong_labels_before_it_reads_files(simclr, folder, decoded):

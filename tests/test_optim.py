@@ -225,6 +225,10 @@ def test_warmup_cosine_ends_near_zero(n_warmup_steps):
     assert 0 <= warmup_cosine(999, 1000, n_warmup_steps) < 1e-5
 
 
+def test_warmup_cosine_past_a_run_that_is_all_warmup():
+    assert warmup_cosine(6, 6, 6) == 1.0  # asked for by torch's schedulers after the last step
+
+
 @pytest.mark.parametrize("n_steps, n_warmup_steps", [(1, 0), (1, 1), (3, 3)])
 def test_warmup_cosine_of_the_shortest_runs(n_steps, n_warmup_steps):
     shares = [warmup_cosine(step, n_steps, n_warmup_steps) for step in range(n_steps)]
@@ -310,6 +314,17 @@ def test_make_optimizer_covers_each_trainable_parameter_once(name):
     expected = [*network[1].parameters(), *network[3].parameters()]
     assert len(covered) == len(expected)
     assert {id(param) for param in covered} == {id(param) for param in expected}
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "muon"])
+def test_parameters_may_get_their_first_gradients_late(name):
+    module = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    optimizer = make_optimizer(name, module, lr=0.1, weight_decay=0.5)
+    for layers in (module[:1], module):
+        before = [param.detach().clone() for param in layers.parameters()]
+        sum(layer(torch.ones(2, 3)).sum() for layer in layers).backward()
+        optimizer.step()
+        assert not any(map(torch.equal, before, layers.parameters()))
 
 
 @pytest.mark.parametrize("name, kind", [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])

@@ -18,6 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import get_config
 from sklearn.base import BaseEstimator, clone
 from torch import nn
+from torchvision.transforms import v2
 
 import sklearn_simclr._transformer as transformer_module
 from sklearn_simclr import SimCLRTransformer, _progress, _training
@@ -795,8 +796,8 @@ class OnlyOfSize(nn.Module):
 
 @pytest.mark.parametrize(
     "augmentation",
-    ["auto", AffineAugmentation(), global_noise],
-    ids=["resizing", "not resizing", "callable"],
+    ["auto", AffineAugmentation(), global_noise, v2.RandomHorizontalFlip(), v2.Resize(12)],
+    ids=["resizing", "not resizing", "callable", "torchvision's", "one with a size"],
 )
 def test_image_size_is_that_of_the_views_and_of_transform(simclr, photos, augmentation):
     images, _ = photos
