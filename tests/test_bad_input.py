@@ -354,13 +354,22 @@ class Shaped(nn.Module):
 
 
 OUTPUTS = {
-    "a feature map": (lambda x: x, r"shape \(n, d\).*returned shape \(2, 3, 8, 8\)"),
-    "one number an image": (lambda x: x.mean((1, 2, 3)), r"\(n, d\).*returned shape \(2,\)"),
-    "another number of rows": (lambda x: x.flatten(1)[:1], r"\(n, d\).*returned shape \(1, 192\)"),
+    "a feature map": (
+        lambda x: x,
+        r"shape \(n, d\).*returned torch.float32 of shape \(2, 3, 8, 8\)",
+    ),
+    "one number an image": (
+        lambda x: x.mean((1, 2, 3)),
+        r"\(n, d\).*returned torch.float32 of shape \(2,\)",
+    ),
+    "another number of rows": (
+        lambda x: x.flatten(1)[:1],
+        r"\(n, d\).*returned torch.float32 of shape \(1, 192\)",
+    ),
     "a tuple": (lambda x: (x.flatten(1), x), r"\(n, d\).*returned tuple"),
     "an array": (lambda x: x.flatten(1).numpy(), r"\(n, d\).*returned ndarray"),
     "None": (lambda x: None, r"\(n, d\).*returned NoneType"),
-    "integers": (lambda x: x.flatten(1).long(), r"float tensor"),
+    "integers": (lambda x: x.flatten(1).long(), r"float32 tensor.*returned torch.int64"),
     "nothing, it fails": (lambda x: x @ torch.ones(5, 5), "cannot take input.*RuntimeError"),
 }
 
