@@ -17,12 +17,13 @@ from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import _num_samples, check_is_fitted
 from torch import Tensor
 
-from sklearn_simclr._data import as_array, read_labels
+from sklearn_simclr._data import as_array
 from sklearn_simclr._device import derived_seed, describe, plain_torch, resolve_precision
 from sklearn_simclr._distributed import World, joined
 from sklearn_simclr._export import ExportedNetwork, write_onnx
 from sklearn_simclr._files import as_paths
 from sklearn_simclr._finetuning import NetworkWithHead, StepsRecord, Task, fine_tune, n_records
+from sklearn_simclr._labels import read_targets
 from sklearn_simclr._persistence import load_weights, to_plain
 from sklearn_simclr._probe import LinearModel, fit_probe
 from sklearn_simclr._progress import Progress
@@ -356,16 +357,12 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     def _read_targets(self, y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the classes, and the number of each row's class, -1 where it has no label."""
-        name = type(self).__name__
         if y is None:
             raise ValueError(
-                f"{name} requires y to be passed, but the target y is None. Pass a label for each "
-                "row of X, -1 where there is none."
+                f"{type(self).__name__} requires y to be passed, but the target y is None. Pass a "
+                "label for each row of X, -1 where there is none."
             )
-        classes, codes = read_labels(y, n_samples)
-        if classes.tolist() == [1] and (codes < 0).any():
-            classes, codes = np.array([-1, 1], classes.dtype), codes + 1
-        return self._of_two_classes(classes, codes)
+        return self._of_two_classes(*read_targets(y, n_samples))
 
     def _of_two_classes(
         self, classes: np.ndarray, codes: np.ndarray

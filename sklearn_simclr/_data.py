@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from sklearn import get_config
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_array, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import check_array
 from torch import Generator, Tensor
 
 from sklearn_simclr._placement import pinned, placed
@@ -398,44 +397,6 @@ def channel_statistics(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
         scaler.partial_fit(block if dispatched else block.cpu().numpy())
     mean, scale = (torch.as_tensor(part).cpu().numpy() for part in (scaler.mean_, scaler.scale_))
     return mean.astype(np.float32), scale.astype(np.float32)
-
-
-def read_labels(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes, sorted, and the number of each row's class, -1 where it has no label.
-
-    Raises
-    ------
-    ValueError
-        If y does not hold one class for each row, or -1, or "-1" among texts, where there is none.
-
-    Examples
-    --------
-    >>> from sklearn_simclr._data import read_labels
-    >>> read_labels(["dog", "-1", "cat"], 3)
-    (array(['cat', 'dog'], dtype='<U3'), array([ 1, -1,  0]))
-    """
-    y = column_or_1d(y.cpu().numpy() if isinstance(y, Tensor) else y, warn=True)
-    if len(y) != n_samples:
-        raise ValueError(
-            f"y holds {len(y)} labels, but X has {n_samples} rows. Pass one label a row, -1 where "
-            "there is none."
-        )
-    if y.dtype.kind == "O" and any(map(_is_missing, y)):
-        raise ValueError("y holds missing values, such as None or NaN. Pass -1 for no label.")
-    texts = y.astype(str) if y.dtype.kind == "O" else y
-    unlabelled = texts == ("-1" if texts.dtype.kind in "US" else -1)
-    labelled = y[~unlabelled]
-    if len(labelled):
-        check_classification_targets(labelled)
-    classes, numbers = np.unique(labelled, return_inverse=True)
-    codes = np.full(n_samples, -1, dtype=np.int64)
-    codes[~unlabelled] = numbers
-    return classes, codes
-
-
-def _is_missing(label) -> bool:
-    """Whether a label is None, NaN, or what pandas has for these."""
-    return label is None or type(label).__name__ in ("NAType", "NaTType") or label != label
 
 
 def batch_shape(n_samples: int, batch_size: int) -> tuple[int, int]:

@@ -26,12 +26,12 @@ from sklearn_simclr._data import (
     Samples,
     batch_shape,
     channel_statistics,
-    read_labels,
     stays_tensor,
 )
 from sklearn_simclr._device import plain_torch, resolve_precision
 from sklearn_simclr._distributed import ALONE, World, joined
 from sklearn_simclr._export import ExportedNetwork, write_onnx
+from sklearn_simclr._labels import read_labels
 from sklearn_simclr._network import SimCLRNetwork
 from sklearn_simclr._persistence import load_moments, to_plain
 from sklearn_simclr._progress import Progress

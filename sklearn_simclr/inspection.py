@@ -16,7 +16,6 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.utils import check_array, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_simclr._data import read_labels
 from sklearn_simclr._inspected import (
     Encoder,
     draw_rows,
@@ -24,6 +23,7 @@ from sklearn_simclr._inspected import (
     look_at_views,
     random_source,
 )
+from sklearn_simclr._labels import read_labels
 from sklearn_simclr._pictures import (
     COLORS,
     NEUTRAL,

@@ -16,6 +16,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils import column_or_1d, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from sklearn_simclr._labels import read_targets
+
 __all__ = [
     "alignment",
     "alignment_scorer",
@@ -506,7 +508,7 @@ def knn_scorer(estimator, X, y=None, *, n_neighbors=10):
     X : array-like
         As the estimator takes them.
     y : array-like of shape (n,)
-        Labels; samples of -1, which have none, are left out.
+        Labels; samples of -1, which have none, are left out, unless -1 and 1 are all there is.
     n_neighbors : int, default=10
         In 1..n - 1. For another number give ``functools.partial(knn_scorer, n_neighbors=5)`` as
         `scoring`.
@@ -548,9 +550,8 @@ def knn_scorer(estimator, X, y=None, *, n_neighbors=10):
             "such as contrastive_accuracy_scorer."
         )
     h = _check_features(simclr.transform(X), "the features of X")
-    y = _check_labels(y, "y", h, "X")
-    is_labelled = ~np.isin(y.astype(str), ("-1", "-1.0"))
-    h, y = h[is_labelled], y[is_labelled]
+    _, y = read_targets(_check_labels(y, "y", h, "X"), len(h))
+    h, y = h[y >= 0], y[y >= 0]
     if n_neighbors >= len(h):
         raise ValueError(
             f"n_neighbors={n_neighbors} needs more labelled samples than that, got {len(h)}. Take "

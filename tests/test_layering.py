@@ -41,6 +41,7 @@ LAYERS = (
         "_decoding",
         "_graphs",
         "_kernels",
+        "_labels",
         "_log_sums",
         "_pictures",
         "_pretrained",

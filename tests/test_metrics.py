@@ -505,11 +505,19 @@ def test_knn_scorer_leaves_out_samples_without_a_label(simclr, digits, no_label)
         knn_scorer(model, images, np.full(64, no_label))
 
 
+def test_knn_scorer_takes_minus_one_and_one_for_two_classes(simclr, digits):
+    images, labels = digits
+    model = simclr().fit(images)
+    expected = knn_scorer(model, images, labels % 2)
+    assert knn_scorer(model, images, 2 * (labels % 2) - 1) == expected < 1
+
+
 def test_knn_scorer_needs_labels_and_neighbours(simclr, vectors):
     model = simclr(encoder="mlp").fit(vectors)
     with pytest.raises(ValueError, match="knn_scorer needs labels, got y=None"):
         knn_scorer(model, vectors)
-    with pytest.raises(ValueError, match="n_neighbors=10 needs more labelled samples"):
+    message = "n_neighbors=10 needs more labelled samples than that, got 10"
+    with pytest.raises(ValueError, match=message):
         knn_scorer(model, vectors[:10], np.arange(10) % 2)
     with pytest.raises(ValueError, match=r"n_neighbors.* Got 0"):
         knn_scorer(model, vectors, np.arange(48) % 2, n_neighbors=0)
