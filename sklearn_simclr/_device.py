@@ -11,15 +11,16 @@ import torch
 from sklearn_simclr._allocator import reused_memory
 from sklearn_simclr._workers import fair_threads, in_forked_process, warn_of_shared_gpu
 
-_turn = {"of_global_generator": threading.RLock()}
+_GLOBAL_GENERATOR = threading.RLock()
 
 
-def _forget_turns() -> None:
-    _turn["of_global_generator"] = threading.RLock()  # another thread of the parent may hold it
+def _renew_lock() -> None:
+    global _GLOBAL_GENERATOR
+    _GLOBAL_GENERATOR = threading.RLock()  # another thread of the parent may have held it
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_turns)
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -148,7 +149,7 @@ def seeded_global_generator(seed: int, device: torch.device) -> Iterator[None]:
     """
     cuda = device.type == "cuda"
     with (
-        _turn["of_global_generator"],
+        _GLOBAL_GENERATOR,
         torch.random.fork_rng(devices=[device] if cuda else []),
         _float32_by_default(),
     ):
