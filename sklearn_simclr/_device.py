@@ -103,7 +103,9 @@ def synchronize(device: torch.device) -> None:
 
 def mixed_precision(precision: torch.dtype, device: torch.device) -> torch.autocast:
     """Multiply in this dtype, which float32 leaves as it is."""
-    return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
+    if precision == torch.float32:
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, dtype=precision)
 
 
 def derived_seed(seed: int, *path: int) -> int:
@@ -147,17 +149,37 @@ def seeded_global_generator(seed: int, device: torch.device) -> Iterator[None]:
     For code that can draw from nowhere else: the initialisation of layers, dropout, the user's own
     callables. It runs in float32 by default. Threads take turns, so that each sees its own seed.
     """
-    cuda = device.type == "cuda"
-    with (
-        _GLOBAL_GENERATOR,
-        torch.random.fork_rng(devices=[device] if cuda else []),
-        _float32_by_default(),
-    ):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
+    with _GLOBAL_GENERATOR, _float32_by_default():
+        before = generator_states(device)
+        try:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            elif device.type == "mps":
+                torch.mps.manual_seed(seed)
+            yield
+        finally:
+            set_generator_states(before, device)
+
+
+def generator_states(device: torch.device) -> list[torch.Tensor]:
+    """Return the states of torch's global generators, for the CPU and for this device."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
+    return states
+
+
+def set_generator_states(states: list[torch.Tensor], device: torch.device) -> None:
+    """Put torch's global generators back to what `generator_states` has returned."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states[1])
 
 
 def global_draws(

@@ -444,7 +444,16 @@ def affine(
     shift = -(linear @ torch.stack([2 * along_x / width, 2 * along_y / height], dim=1)[:, :, None])
     theta = placed(torch.cat([linear, shift], dim=2).to(images.dtype), images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    if images.device.type == "mps":  # where torch does not know this mode before 2.13
+        return F.grid_sample(images, kept_inside_(grid, height, width), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def kept_inside_(grid: Tensor, height: int, width: int) -> Tensor:
+    """Move points (n, h, w, 2) beyond the centres of an image's outermost pixels to these."""
+    grid[..., 0].clamp_(1 / width - 1, 1 - 1 / width)
+    grid[..., 1].clamp_(1 / height - 1, 1 - 1 / height)
+    return grid
 
 
 def rotate(images: Tensor, angle: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from sklearn_simclr._kernels import (
     color_jitter,
     gaussian_blur,
     hue_mixes,
+    kept_inside_,
     resize,
     resized_crop,
 )
@@ -130,6 +131,15 @@ def test_affine_equals_torchvision_on_images_with_a_blank_border(shape, changed)
         return tv.affine(image, angle, translate, scale, shear, interpolation=bilinear)
 
     assert_close(affine(images, **params), per_sample(expected, images, *params.values()))
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 8, 8), (4, 3, 5, 9)])
+def test_points_kept_inside_repeat_the_border(shape):
+    images, theta = rand(*shape), torch.eye(2, 3) + uniform(-2, 2, shape[0], 2, 3, seed=1)
+    grid = F.affine_grid(theta, shape, align_corners=False)
+    expected = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    sampled = F.grid_sample(images, kept_inside_(grid, *shape[2:]), align_corners=False)
+    assert torch.allclose(sampled, expected, atol=1e-5)
 
 
 def test_affine_repeats_the_border():
