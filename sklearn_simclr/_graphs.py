@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from types import FunctionType
 from typing import TypeVar
 
 import torch
@@ -81,20 +82,27 @@ class Replayed:
 
 
 @cache
-def _stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
+def _stream(device: torch.device, *purpose: str | int) -> torch.cuda.Stream:
     """Make a stream, once: libraries keep memory for each that they have worked on."""
     return torch.cuda.Stream(device)
 
 
 @contextlib.contextmanager
 def fastest_convolutions(needed: bool) -> Iterator[None]:
-    """Let cuDNN try its algorithms on each shape and keep the fastest, instead of guessing it."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or needed
+    """Let cuDNN try its algorithms on each shape and keep the fastest, instead of guessing it.
+
+    Which one that is differs from run to run: not for those who asked for deterministic ones.
+    """
+    cudnn = torch.backends.cudnn
+    is_exact = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+    if not needed or cudnn.benchmark or is_exact:
+        yield
+        return
+    cudnn.benchmark = True
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        cudnn.benchmark = False
 
 
 def beside(
@@ -106,13 +114,15 @@ def beside(
     current stream; they are kept until it has waited for the other one.
     """
     current = torch.cuda.current_stream(device)
-    own = _stream(device, "beside")
+    # Of this thread alone: a recording on it would take in what others do there.
+    own = _stream(current.device, "beside", threading.get_ident())
 
     def begin(item: Item) -> tuple[Tensor, Item, torch.cuda.Event]:
         own.wait_stream(current)
         with torch.cuda.stream(own):
             made = make(item)
         result = torch.empty_like(made)  # for the next one may overwrite the other
+        own.wait_stream(current)  # where another thread may have used this memory until now
         with torch.cuda.stream(own):
             return result.copy_(made), item, own.record_event()
 
@@ -133,28 +143,12 @@ def beside(
         current.wait_stream(own)
 
 
-def compiled(
-    function: Callable[[Tensor], Tensor], *, warns: bool = False
-) -> Callable[[Tensor], Tensor]:
-    """Return what torch.compile makes of a function, or, where it cannot, the function itself."""
-    fused = torch.compile(function, dynamic=False)
+def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return what torch.compile makes of a function, which finds out when it is called first.
 
-    def run(x: Tensor) -> Tensor:
-        nonlocal fused
-        if fused is None:
-            return function(x)
-        try:
-            return fused(x)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            fused = None
-            result = function(x)  # which may fail for the same reason
-            if warns:
-                warn_caller(
-                    f"torch.compile does not work here, and the network is used as it is. Pass "
-                    f"compile='auto' to be rid of this. {type(error).__name__}: {error}"
-                )
-            return result
-
-    return run
+    torch compiles one piece of code eight times, for as many networks, and no more: each function
+    gets a copy of its code.
+    """
+    code, names = function.__code__.replace(), function.__globals__
+    own = FunctionType(code, names, closure=function.__closure__)
+    return torch.compile(own, dynamic=False)

@@ -6,16 +6,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sklearn_simclr._device import mixed_precision
+from sklearn_simclr._device import generator_states, mixed_precision, set_generator_states
 from sklearn_simclr._distributed import ALONE, World
+from sklearn_simclr._graphs import compiled
 from sklearn_simclr._warnings import warn_caller
 
-# What RuntimeErrors say of a lack of memory: torch and oneDNN on CPUs, torch on Apple's GPUs, cuDNN
-# and cuBLAS. oneDNN says it of other failures too, which then remain with two samples.
+# What RuntimeErrors say of a lack of memory: torch and oneDNN on CPUs, torch on Apple's GPUs, CUDA,
+# cuDNN and cuBLAS. oneDNN and cuDNN say it of other failures too, which remain with two samples.
 _LACKS = (
     "DefaultCPUAllocator",
     "could not create a primitive",
     "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "unable to find an engine to execute this computation",
     "STATUS_ALLOC_FAILED",
 )
 
@@ -80,11 +83,17 @@ class MicroBatches:
         self.n_views = n_views
         self.size = size
         self.world = world
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._says_so = False  # if it is given up
         self._buffers = [
             (module, name)
             for module in network.modules()
             for name, _ in module.named_buffers(recurse=False)
         ]
+
+    def compile(self, *, warns: bool) -> None:
+        """Have torch.compile fuse what comes from here on, if it can; where not, perhaps warn."""
+        self._compiled, self._says_so = compiled(self.output_of), warns
 
     def backward(self, x: Tensor, loss_of: Callable[[Tensor], Tensor], n: int) -> Tensor:
         """Set the gradients of the network's parameters; return the loss, without a graph.
@@ -108,15 +117,18 @@ class MicroBatches:
         size = self.size
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return self._try(x, loss_of, self._n_pieces(n))  # whose memory is known to suffice
-        put_back = self._state()
+        put_back, failure = self._state(), None
         while True:
             n_pieces = self._n_pieces(n)
             try:
                 loss = self._try(x, loss_of, n_pieces)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
+            except Exception as error:
+                if is_out_of_memory(error):
+                    self._halve(-(-n // n_pieces), error)
+                elif self._compiled is None:
                     raise
-                self._halve(-(-n // n_pieces), error)
+                else:  # torch.compile makes the backward pass when it gets there
+                    self._compiled, failure = None, f"{type(error).__name__}: {error}"
             else:
                 break
             # Only here are the frames gone that the error came from, and what they held.
@@ -124,6 +136,11 @@ class MicroBatches:
             release_memory(self.device)
         if self.size != size:
             self._warn(n)
+        if failure is not None and self._says_so:
+            warn_caller(
+                "torch.compile does not work here, and the network is used as it is. Pass "
+                f"compile='auto' to be rid of this. {failure}"
+            )
         return loss
 
     def _n_pieces(self, n: int) -> int:
@@ -153,7 +170,7 @@ class MicroBatches:
     def _output(self, x: Tensor) -> Tensor:
         # Autocast keeps the weights that it has cast, with a graph or without: once for each pass.
         with mixed_precision(self.precision, self.device):
-            return self.output_of(x)
+            return (self._compiled or self.output_of)(x)
 
     def _cut(self, rows: Tensor, n_pieces: int) -> tuple[Tensor, ...]:
         """Cut (n_views * k, ...) into (n_views, k_i, ...), all views of some samples each."""
@@ -173,7 +190,7 @@ class MicroBatches:
         groups = _by_kind(buffers)
         # One copy of many small tensors, since this is done in every step.
         copies = [torch.cat([buffer.reshape(-1) for buffer in group]) for group in groups]
-        generators = _generator_states(self.device) if self.draws_globally else None
+        generators = generator_states(self.device) if self.draws_globally else None
 
         @torch.no_grad()
         def put_back() -> None:
@@ -184,7 +201,7 @@ class MicroBatches:
             for (module, name), buffer in zip(self._buffers, buffers, strict=True):
                 setattr(module, name, buffer)  # which the module may have replaced
             if generators is not None:
-                _set_generator_states(generators, self.device)
+                set_generator_states(generators, self.device)
 
         return put_back
 
@@ -251,33 +268,16 @@ def in_halves(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
     return of_rows
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that the memory of a device does not suffice."""
-    return isinstance(error, torch.OutOfMemoryError) or any(lack in str(error) for lack in _LACKS)
+    lacks = isinstance(error, RuntimeError) and any(lack in str(error) for lack in _LACKS)
+    return lacks or isinstance(error, torch.OutOfMemoryError)
 
 
 def release_memory(device: torch.device) -> None:
     """Give back what nothing refers to any more, but may be kept for later."""
     if device.type != "cpu":
         torch.get_device_module(device).empty_cache()
-
-
-def _generator_states(device: torch.device) -> list[Tensor]:
-    """Return the states of torch's global generators, for the CPU and for this device."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    elif device.type == "mps":
-        states.append(torch.mps.get_rng_state())
-    return states
-
-
-def _set_generator_states(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(states[1])
 
 
 def _by_kind(tensors: list[Tensor]) -> list[list[Tensor]]:

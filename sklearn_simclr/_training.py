@@ -23,7 +23,7 @@ from sklearn_simclr._device import (
     synchronize,
 )
 from sklearn_simclr._distributed import ALONE, World, global_batch_norm
-from sklearn_simclr._graphs import Replayed, compiled, fastest_convolutions
+from sklearn_simclr._graphs import Replayed, fastest_convolutions
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._micro_batches import MicroBatches, in_halves
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
@@ -211,7 +211,7 @@ def train(
 
     micro_batches = MicroBatches(
         network,
-        compiled(project, warns=True) if compiles is True else project,
+        project,
         device=samples.device,
         precision=precision,
         draws_globally=views.draws_globally,
@@ -220,6 +220,8 @@ def train(
         size=micro_batch,
         world=world,
     )
+    if compiles is True:
+        micro_batches.compile(warns=True)
     take_step = step = _Step(network, optimizer, objective, micro_batches, precision, world)
     pairs_of, n_steps = views.pairs, (n_epochs - n_done) * n_batches
     is_recorded = compiles and _is_recordable(samples, views, objective, world)
@@ -266,14 +268,16 @@ def train(
             raise
         n_left = n_epochs - number - 1
         if may_compile and n_left * (perf_counter() - start) > _WORTH_COMPILING:
-            micro_batches.output_of, may_compile = compiled(project), False
+            micro_batches.compile(warns=False)
+            may_compile = False
             take_step = step.recorded(n_left * n_batches, size)
         yield EpochRecord(epoch, loss)
 
 
 def _is_recordable(samples: Samples, views: Views, objective: Objective, world: World) -> bool:
     """Whether steps are the same kernels again and again, none of which the CPU has to know of."""
-    ours = not views.draws_globally and objective.labels is None
+    # Looking for anomalies, torch waits for each kernel.
+    ours = not (views.draws_globally or objective.labels is not None or torch.is_anomaly_enabled())
     return ours and samples.device.type == "cuda" and world.size == 1
 
 

@@ -1,15 +1,20 @@
 """Recorded and compiled steps: when they are, and what happens where they cannot be."""
 
 import shutil
+import subprocess
+import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from sklearn_simclr import _training, _views
-from sklearn_simclr._graphs import Replayed, compiled, fastest_convolutions
+from sklearn_simclr import _graphs, _micro_batches, _training, _views
+from sklearn_simclr._graphs import Replayed, beside, compiled, fastest_convolutions
 
 
 def no_graphs(error):
@@ -56,14 +61,62 @@ def test_without_memory_for_a_recording_nothing_is_said(monkeypatch):
         assert [replayed(torch.tensor(i)).item() for i in range(30)] == list(range(0, 60, 2))
 
 
+class PretendedStream:
+    """Does nothing, and lets nobody wait."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def wait_stream(self, stream):
+        pass
+
+    wait_event = wait_stream
+
+    def record_event(self):
+        pass
+
+
+def test_each_thread_works_beside_on_a_stream_of_its_own_of_the_current_gpu(monkeypatch):
+    # A recording on it takes in whatever is done on that stream.
+    used = []
+    monkeypatch.setattr(torch.cuda, "Stream", PretendedStream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda own: used.append(own) or nullcontext())
+    _graphs._stream.cache_clear()
+
+    def streams(number):
+        used.clear()
+        current = PretendedStream(torch.device("cuda", number))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+        made = list(beside(torch.clone, torch.arange(3), torch.device("cuda")))
+        assert [int(value) for value in made] == [0, 1, 2]
+        return set(used)
+
+    (first,), (again,), (second,) = streams(0), streams(0), streams(1)
+    assert first is again and [first.device.index, second.device.index] == [0, 1]
+    with ThreadPoolExecutor() as pool:
+        (elsewhere,) = pool.submit(streams, 0).result()
+    assert elsewhere is not first and elsewhere.device == first.device
+    _graphs._stream.cache_clear()
+
+
+class FailsBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("no C compiler")
+
+
 @pytest.fixture
 def compiler(monkeypatch):
-    """Let torch.compile return a function that a test sets."""
+    """Let torch.compile apply to its function what a test sets."""
     made = {}
 
     def compile_(function, dynamic):
         assert not dynamic
-        return made.get("fused", function)
+        return made["fused"](function)
 
     monkeypatch.setattr(torch, "compile", compile_)
     return made
@@ -76,38 +129,69 @@ def fails(error):
     return function
 
 
-def test_compiled_function_is_used(compiler):
-    compiler["fused"] = lambda x: 3 * x
-    assert compiled(Doubling())(torch.tensor(2)).item() == 6
+NO_COMPILERS = [
+    lambda function: fails(RuntimeError("no C compiler")),
+    lambda function: lambda x: FailsBackward.apply(function(x)),
+]
 
 
-def test_without_a_compiler_the_function_is_used_with_one_warning(compiler):
-    compiler["fused"] = fails(RuntimeError("no C compiler"))
-    function = compiled(Doubling(), warns=True)
-    with pytest.warns(UserWarning, match=r"torch\.compile does not work.*no C compiler") as caught:
-        assert [function(torch.tensor(i)).item() for i in range(3)] == [0, 2, 4]
+@pytest.mark.parametrize("no_compiler", NO_COMPILERS, ids=["forward", "backward"])
+def test_without_a_compiler_the_network_is_used_with_one_warning(
+    simclr, digits, compiler, no_compiler
+):
+    compiler["fused"] = no_compiler
+    match = r"torch\.compile does not work.*compile='auto'.*no C compiler"
+    with pytest.warns(UserWarning, match=match) as caught:
+        model = simclr(compile=True, precision="float32").fit(digits[0])
     assert len(caught) == 1
+    plain = simclr(precision="float32").fit(digits[0])
+    assert model.loss_curve_ == pytest.approx(plain.loss_curve_, rel=1e-4)
+    assert_allclose(model.transform(digits[0]), plain.transform(digits[0]), atol=1e-3)
 
 
-def test_without_being_asked_to_compile_nothing_is_said(compiler):
-    compiler["fused"] = fails(RuntimeError("no C compiler"))
-    function = compiled(Doubling())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert [function(torch.tensor(i)).item() for i in range(3)] == [0, 2, 4]
+def test_an_error_of_the_network_itself_is_its_own(simclr, digits, compiler):
+    class Failing(torch.nn.Module):
+        def forward(self, x):
+            if self.training:
+                raise ValueError("of the network")
+            return x.flatten(1)
 
-
-def test_an_error_of_the_function_itself_is_its_own(compiler):
-    compiler["fused"] = fails(RuntimeError("InternalTorchDynamoError"))
+    compiler["fused"] = NO_COMPILERS[0]
     with pytest.raises(ValueError, match="of the network"):
-        compiled(fails(ValueError("of the network")))(torch.tensor(1))
+        simclr(encoder=Failing(), compile=True).fit(digits[0])
 
 
-def test_out_of_memory_is_for_the_caller(compiler):
-    compiler["fused"] = fails(torch.OutOfMemoryError())
-    function = compiled(Doubling())
-    with pytest.raises(torch.OutOfMemoryError):
-        function(torch.tensor(1))
+def test_out_of_memory_halves_what_a_compiled_network_gets(simclr, digits, compiler):
+    def fused(function):
+        def run(x):
+            if len(x) > 40:
+                raise torch.OutOfMemoryError("too large")
+            sizes.append(len(x))
+            return function(x)
+
+        return run
+
+    sizes, compiler["fused"] = [], fused
+    with pytest.warns(UserWarning, match="From now on it gets"):
+        simclr(compile=True, batch_size=64).fit(digits[0])
+    assert max(sizes) <= 40
+
+
+def test_each_of_many_functions_of_one_code_is_compiled(monkeypatch):
+    compile_, n_compiled = torch.compile, []
+
+    def backend(graph, inputs):
+        n_compiled.append(1)
+        return graph.forward
+
+    def of(layer):
+        return lambda x: layer(x)
+
+    monkeypatch.setattr(torch, "compile", partial(compile_, backend=backend))
+    for width in range(1, 13):
+        network = compiled(of(torch.nn.Linear(2, width)))
+        assert network(torch.ones(3, 2)).shape == (3, width)
+    assert len(n_compiled) == 12
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -119,10 +203,25 @@ def test_setting_for_convolutions_is_put_back(monkeypatch, before, needed):
     assert torch.backends.cudnn.benchmark == before
 
 
+def test_who_asks_for_deterministic_convolutions_keeps_them(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    with fastest_convolutions(True):
+        assert not torch.backends.cudnn.benchmark
+
+
+def test_flags_that_nobody_may_set_are_not_set():
+    code = (
+        "import numpy as np, torch; from sklearn_simclr import SimCLRTransformer as S;"
+        "torch.backends.disable_global_flags();"
+        "S(max_epochs=1, device='cpu').fit(np.random.rand(16, 4))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize(("value", "n_compiled"), [("auto", 0), (False, 0), (True, 1)])
 def test_parameter_compile_on_a_cpu(simclr, digits, monkeypatch, value, n_compiled):
     functions = []
-    monkeypatch.setattr(_training, "compiled", lambda f, **_: functions.append(f) or f)
+    monkeypatch.setattr(_micro_batches, "compiled", lambda f, **_: functions.append(f) or f)
     model = simclr(compile=value, precision="float32").fit(digits[0])
     assert len(functions) == n_compiled
     expected = simclr(precision="float32").fit(digits[0]).loss_curve_
@@ -178,11 +277,21 @@ def test_only_what_is_long_is_compiled_on_its_way(
     simclr, digits, pretended, monkeypatch, seconds, n_compiled
 ):
     functions = []
-    monkeypatch.setattr(_training, "compiled", lambda f, **_: functions.append(f) or f)
+    monkeypatch.setattr(_micro_batches, "compiled", lambda f, **_: functions.append(f) or f)
     monkeypatch.setattr(_training, "_WORTH_COMPILING", seconds)
     simclr(max_epochs=15).fit(digits[0])
     assert len(functions) == n_compiled
     assert len(pretended) == 2 + n_compiled  # the step with the compiled network anew
+
+
+def test_without_being_asked_to_compile_nothing_is_said(
+    simclr, digits, pretended, monkeypatch, compiler
+):
+    compiler["fused"] = NO_COMPILERS[1]
+    monkeypatch.setattr(_training, "_WORTH_COMPILING", -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        simclr(max_epochs=15).fit(digits[0])
 
 
 @pytest.mark.parametrize("max_epochs", [3, 8])
