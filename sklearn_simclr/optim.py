@@ -415,7 +415,7 @@ def make_optimizer(
         optimizer = torch.optim.AdamW(groups, lr, fused=fused, capturable=on_gpu)
     if on_gpu:
         for group in optimizer.param_groups:
-            group["lr"] = torch.full((), lr, device=params[0].device)
+            group["lr"] = torch.full((), lr, dtype=torch.float32, device=params[0].device)
     return optimizer
 
 

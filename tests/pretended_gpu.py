@@ -203,6 +203,16 @@ def test_a_step_of_an_optimizer_does_not_wait(network, name):
     assert gpu.waits == []
 
 
+def test_learning_rates_are_what_fused_kernels_read(network):
+    torch.set_default_dtype(torch.float64)
+    try:
+        with WatchedGPU():
+            optimizer = make_optimizer("adamw", moved(network), lr=0.1, weight_decay=0.1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {group["lr"].dtype for group in optimizer.param_groups} == {torch.float32}
+
+
 class Rows:
     """Samples of which only the number counts."""
 
