@@ -248,6 +248,7 @@ def _leave() -> None:
     global _group
     group, _group = _group, None
     if group is not None and dist.is_initialized() and _is_alive(group):
+        group.abort()  # NCCL would wait for the others, which may wait for this process
         dist.destroy_process_group(group)
 
 
