@@ -10,21 +10,22 @@ from torch import Tensor
 # On CPUs by measurement: two tiles stay in the cache, and yet there is enough in one for several
 # threads. Elsewhere by what the memory bears; large tiles keep thousands of cores at work.
 _ON_CPU, _ELSEWHERE = (2**26, 640), (2**28, 4096)
-# exp(-40), sums of exp(40) and the ratios of such sums are all normal numbers in float32.
-_HARMLESS = 40
+# 2**-58, sums of 2**58 and the ratios of such sums are all normal numbers in float32.
+_HARMLESS = 58
 
 
-def log_sums(z: Tensor, bound: float, *, with_positives: bool = True) -> Tensor:
-    """Log of the sum of exp(z_i . z_k) over all views k but i itself, for each view i.
+def log2_sums(z: Tensor, bound: float, *, with_positives: bool = True) -> Tensor:
+    """Log2 of the sum of 2 ** (z_i . z_k) over all views k but i itself, for each view i.
 
-    Beyond what is kept of few rows, it takes memory for z a few times, however many rows that has.
+    On CPUs torch computes powers of 2 three times as fast as those of e. Beyond what is kept of few
+    rows, it takes memory for z a few times, however many rows that has.
 
     Parameters
     ----------
     z : Tensor of shape (2n, d), n >= 2, float32 or float64
         Both views of all images; the other view of row i is row i + n.
     bound : float
-        What the absolute values of the products do not exceed, but for rounding. Up to 40 there is
+        What the absolute values of the products do not exceed, but for rounding. Up to 58 there is
         less to do.
     with_positives : bool, default=True
         Whether the other view of the same image counts too.
@@ -49,20 +50,17 @@ def log_sums(z: Tensor, bound: float, *, with_positives: bool = True) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from sklearn_simclr._log_sums import log_sums
-    >>> log_sums(torch.eye(4), bound=1)  # ln 3
-    tensor([1.0986, 1.0986, 1.0986, 1.0986])
+    >>> from sklearn_simclr._log_sums import log2_sums
+    >>> log2_sums(2 * torch.eye(4), bound=4)  # log2 of 3
+    tensor([1.5850, 1.5850, 1.5850, 1.5850])
     """
     n = len(z) // 2
     left_out = (0,) if with_positives else (0, n, -n)
-    return _Log2Sums.apply(z / math.log(2) ** 0.5, bound, left_out) * math.log(2)
+    return _Log2Sums.apply(z, bound, left_out)
 
 
 class _Log2Sums(torch.autograd.Function):
-    """log2 of sums of 2 to the products, but for the diagonals `left_out` of their matrix.
-
-    On CPUs torch computes powers of 2 three times as fast as those of e.
-    """
+    """Log2 of sums of 2 to the products, but for the diagonals `left_out` of their matrix."""
 
     @staticmethod
     def forward(ctx, z: Tensor, bound: float, left_out: tuple[int, ...]) -> Tensor:

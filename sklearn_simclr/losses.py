@@ -2,13 +2,14 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sklearn_simclr._log_sums import log_sums
+from sklearn_simclr._log_sums import log2_sums
 
 __all__ = ["dcl", "margin_triplet", "nt_logistic", "nt_xent", "supcon"]
 
@@ -333,10 +334,13 @@ def _positives_and_negatives(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _cross_entropy(z1: Tensor, z2: Tensor, temperature: float, *, with_positives: bool) -> Tensor:
     """NT-Xent, with or without the positives in the denominators."""
-    z = _unit_views(z1, z2) / temperature**0.5  # the products of which are the logits
+    # Products of z are the logits, by which 2 is raised instead of e. Both terms are of the same z:
+    # rounded each in its own way, their difference would be biased.
+    z = _unit_views(z1, z2) / (temperature * math.log(2)) ** 0.5
     z1, z2 = z.chunk(2)
-    sums = log_sums(z, bound=1 / temperature, with_positives=with_positives)  # (2n,)
-    return (sums.view(2, -1) - (z1 * z2).sum(1)).mean()
+    bound = 1 / (temperature * math.log(2))
+    sums = log2_sums(z, bound, with_positives=with_positives)  # (2n,)
+    return (sums.view(2, -1) - (z1 * z2).sum(1)).mean() * math.log(2)
 
 
 def _semi_hard(positive: Tensor, negatives: Tensor) -> Tensor:

@@ -210,6 +210,14 @@ def test_no_overflow_at_temperature_001(loss, cosine):
     assert z.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("temperature", [0.02, 0.05])
+@pytest.mark.parametrize("loss", [nt_xent, dcl])
+def test_low_temperatures_do_not_bias_the_loss(loss, temperature):
+    z = projections(256, 128, dtype=torch.float32)[0]
+    value, exact = (loss(*2 * [x], temperature=temperature).item() for x in (z, z.double()))
+    assert value == pytest.approx(exact, rel=3e-7, abs=1e-6)
+
+
 @with_each_loss
 def test_gradient_is_finite_where_all_views_are_alike(loss):
     z = torch.ones(5, 3, requires_grad=True)
