@@ -296,7 +296,9 @@ COLOR_OPERATIONS = (adjust_brightness_, adjust_contrast_, adjust_saturation_, ad
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each image with its own sigma and an odd kernel of a tenth of the side, 3 at least.
+    """Blur each image with its own sigma and an odd kernel of a tenth of the longer side.
+
+    The kernel has 3 pixels at least, and less than twice as many as the shorter side.
 
     Parameters
     ----------
@@ -442,11 +444,15 @@ def affine(
     ).view(-1, 2, 2) / scale.view(-1, 1, 1)
     along_x, along_y = translate.unbind(1)
     shift = -(linear @ torch.stack([2 * along_x / width, 2 * along_y / height], dim=1)[:, :, None])
-    theta = placed(torch.cat([linear, shift], dim=2).to(images.dtype), images.device)
+    # Half precision has no room for where between two pixels a point lies.
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    theta = placed(torch.cat([linear, shift], dim=2).to(dtype), images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    mode = "border"
     if images.device.type == "mps":  # where torch does not know this mode before 2.13
-        return F.grid_sample(images, kept_inside_(grid, height, width), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        grid, mode = kept_inside_(grid, height, width), "zeros"
+    moved = F.grid_sample(images.to(dtype), grid, padding_mode=mode, align_corners=False)
+    return moved.to(images.dtype)
 
 
 def kept_inside_(grid: Tensor, height: int, width: int) -> Tensor:

@@ -434,9 +434,10 @@ class GaussianBlur(ViewPart):
 
     Notes
     -----
-    The kernel is a tenth of the image's longer side, as in the paper, and at least 3 pixels. Images
-    of any size are blurred; the paper does not blur those of CIFAR-10, nor does
-    `SimCLRAugmentation` any view of at most 32 pixels.
+    The kernel is a tenth of the image's longer side, as in the paper, and at least 3 pixels, but
+    less than twice the shorter side: the mirror shows no more. Images of any size are blurred; the
+    paper does not blur those of CIFAR-10, nor does `SimCLRAugmentation` any view of at most 32
+    pixels.
 
     Examples
     --------

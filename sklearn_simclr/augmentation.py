@@ -298,7 +298,7 @@ class AffineAugmentation(BaseEstimator):
     def apply(self, batch: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Make the views that `params` describe; a pure function of its arguments."""
         maps = {name: value for name, value in params.items() if name != "noise"}
-        return affine(batch, **maps) + placed(params["noise"], batch.device)
+        return affine(batch, **maps) + placed(params["noise"], batch.device).to(batch.dtype)
 
 
 class FeatureCorruption(BaseEstimator):

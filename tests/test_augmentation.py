@@ -324,6 +324,15 @@ def test_operations_take_images_of_any_float_type(dtype):
         assert_close(result.float(), operation(images), atol=1e-5 if dtype.itemsize > 4 else 0.2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_affine_finds_its_pixels_in_half_precision(dtype):
+    images, zero = rand(2, 1, 96, 256).to(dtype), torch.zeros(2)
+    still = affine(images, zero, torch.zeros(2, 2), zero + 1, torch.zeros(2, 2))
+    assert still.dtype == dtype
+    assert_close(still.float(), images.float(), atol=1e-2)
+    assert AffineAugmentation()(images, seeded()).dtype == dtype
+
+
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("shape", [(3, 24, 24), (3, 80, 70), (1, 40, 40)])
 @pytest.mark.parametrize("augmentation", [SimCLRAugmentation(), AffineAugmentation()])
