@@ -11,6 +11,7 @@ from sklearn_simclr._distributed import World
 from sklearn_simclr._persistence import to_plain
 
 _MAX_ITERATIONS = 1000
+_LEAST_SPREAD = 1e-5  # of a feature, as a share of its mean: a hundred times float32's rounding
 
 
 class LinearModel(NamedTuple):
@@ -49,12 +50,14 @@ def _regression(features: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np
 
     labelled = codes >= 0
     scaler = StandardScaler().fit(features)
+    mean, scale = scaler.mean_, scaler.scale_
+    scale[scale < _LEAST_SPREAD * abs(mean)] = np.inf  # such a feature is left out
     regression = LogisticRegression(max_iter=_MAX_ITERATIONS)
-    regression.fit(scaler.transform(features[labelled]), codes[labelled])
+    regression.fit((features[labelled] - mean) / scale, codes[labelled])
     coef, intercept = regression.coef_, regression.intercept_
     if len(coef) == 1:  # two classes: the logit of the second less that of the first
         coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
-    coef = coef / scaler.scale_
-    intercept = intercept - coef @ scaler.mean_
+    coef = coef / scale
+    intercept = intercept - coef @ mean
     n_iter = int(regression.n_iter_[0])
     return coef.astype(np.float32), intercept.astype(np.float32), n_iter

@@ -265,9 +265,10 @@ def rankme(h):
     1.00
     """
     h = _check_features(h, "h", min_rows=2)
-    values = np.linalg.svd(h.astype(np.float64), compute_uv=False)  # (min(n, d),)
-    if not values[0]:
+    largest = np.abs(h).max()
+    if not largest:
         raise ValueError("h is zero throughout, which has no rank to measure. Is the network dead?")
+    values = np.linalg.svd(h.astype(np.float64) / largest, compute_uv=False)  # (min(n, d),)
     shares = values / values.sum() + _RANKME_EPSILON
     return float(np.exp(-np.sum(shares * np.log(shares))))
 
@@ -312,7 +313,9 @@ def contrastive_accuracy(z1, z2):
     0.6666666666666666
     """
     z1, z2 = _check_pair(z1, z2, ("z1", "z2"), min_rows=2)
-    z = np.concatenate([_directions(z1, "z1"), _directions(z2, "z2")])  # (2n, d)
+    # In float32, cosines of 1 less some hundred-millionths would all be 1.
+    z1, z2 = _directions(z1.astype(np.float64), "z1"), _directions(z2.astype(np.float64), "z2")
+    z = np.concatenate([z1, z2])  # (2n, d)
     n_views, n_hits = len(z), 0
     for block in gen_batches(n_views, max(1, _BLOCK_VALUES // n_views)):
         views = np.arange(block.start, block.stop)

@@ -164,7 +164,7 @@ class Muon(torch.optim.Optimizer):
     -----
     Algorithm and coefficients of [1]_, with three Newton-Schulz iterations instead of five, in the
     precision of ``torch.autocast``: singular values from a fiftieth of the matrix's length on come
-    out between 0.7 and 1.2. Unlike :class:`torch.optim.Muon` it takes parameters of any number of
+    out between 0.68 and 1.2. Unlike :class:`torch.optim.Muon` it takes parameters of any number of
     dimensions.
 
     References

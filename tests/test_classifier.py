@@ -250,6 +250,21 @@ def test_linear_equals_logistic_regression(classifier, fitted_transformer, digit
     assert model.n_iter_ == reference.n_iter_[0] and model.loss_curve_ == []
 
 
+class NearlyConstant(torch.nn.Module):
+    """Features, and the same again beside ones in front of which float32 hardly sees them."""
+
+    def forward(self, x):
+        features = torch.nn.functional.avg_pool2d(x, 2).flatten(1)
+        return torch.cat([features, 1 + 1e-6 * features], dim=1)
+
+
+def test_linear_leaves_out_what_is_little_more_than_rounding(classifier, simclr, few):
+    images, labels = few
+    model = classifier(simclr(encoder=NearlyConstant()), **LINEAR).fit(images, labels)
+    d = model.coef_.shape[1] // 2
+    assert model.coef_[:, :d].any(axis=0).all() and not model.coef_[:, d:].any()
+
+
 @every_setting
 def test_predictions_are_those_of_the_fitted_attributes(classifier, few, setting):
     images, labels = few

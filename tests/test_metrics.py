@@ -261,6 +261,11 @@ def test_rankme_of_known_features():
     assert rankme(plane) == pytest.approx(2, rel=1e-3)
 
 
+def test_rankme_does_not_overflow():
+    h = features(6, 4)
+    assert rankme(h * (1e308 / abs(h).max())) == pytest.approx(rankme(h))
+
+
 # Contrastive accuracy
 
 
@@ -282,6 +287,13 @@ def test_contrastive_accuracy_of_known_projections():
     assert contrastive_accuracy(h, h) == 1
     assert contrastive_accuracy(h, np.roll(h, 1, 0)) == 0
     assert contrastive_accuracy(np.ones((50, 3)), np.ones((50, 3))) <= 0.02
+
+
+def test_contrastive_accuracy_tells_nearly_equal_float32_features_apart():
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=64) + 5e-4 * rng.normal(size=(50, 64))
+    z1, z2 = ((centre + 5e-5 * rng.normal(size=centre.shape)).astype(np.float32) for _ in "12")
+    assert contrastive_accuracy(z1, z2) == 1
 
 
 # All measures
