@@ -34,11 +34,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
         if name != "cpu":
             torch.zeros(1, device=resolved).item()
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
-        mend = "Pass device='auto' or device='cpu'."
+        advice = "Pass device='auto' or device='cpu'."
         if in_forked_process():
-            mend = "A forked process cannot: use joblib's backend 'loky', or pass device='cpu'."
+            advice = "A forked process cannot: use joblib's backend 'loky', or pass device='cpu'."
         raise ValueError(
-            f"device={device!r} cannot be used on this machine: {_first_line(error)}. {mend}"
+            f"device={device!r} cannot be used on this machine: {_first_line(error)}. {advice}"
         ) from error
     warn_of_shared_gpu(resolved)
     return resolved

@@ -165,7 +165,7 @@ class World:
             raise RuntimeError(
                 f"Process {self.rank} of {self.size} has lost another process of this run, which "
                 "has ended, has given up after an error, or cannot be reached: the output of the "
-                "others tells why. Mend that and start the run again; with checkpoint_dir it goes "
+                "others tells why. Fix that and start the run again; with checkpoint_dir it goes "
                 "on from its last checkpoint."
             ) from error
 

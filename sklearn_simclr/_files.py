@@ -226,7 +226,7 @@ def read_files(
                 break  # otherwise a file that is left out has had a say in the shape
     if bad and (not skip_bad or len(bad) == len(paths)):
         raise ValueError(
-            f"{describe_bad(paths, bad)}\nMend these files or leave them out of X. With "
+            f"{describe_bad(paths, bad)}\nFix these files or leave them out of X. With "
             "on_bad_files='skip', fit goes on without them if others are left; transform and "
             "fit_transform do not."
         )

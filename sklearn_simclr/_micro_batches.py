@@ -139,7 +139,7 @@ class MicroBatches:
         if failure is not None and self._says_so:
             warn_caller(
                 "torch.compile does not work here, and the network is used as it is. Pass "
-                f"compile='auto' to be rid of this. {failure}"
+                f"compile='auto' to silence this. {failure}"
             )
         return loss
 
@@ -231,7 +231,7 @@ class MicroBatches:
         warn_caller(
             f"The memory of {self.device} does not hold what the network keeps of {n} samples "
             f"(batch_size={self.batch_size}). From now on it gets {self.size} at a time; the loss "
-            f"is still that of {n}.{norms} Lower batch_size to be rid of this."
+            f"is still that of {n}.{norms} Lower batch_size to silence this."
         )
 
 

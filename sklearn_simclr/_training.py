@@ -448,8 +448,7 @@ def discrimination_accuracy(
 ) -> float:
     """Share of views whose nearest projection is the other view of the same sample.
 
-    Samples compete in blocks of at most 256, 510 other views at most, in the same draw of views
-    for the same seed.
+    Samples compete in equal blocks of at most 256, in the same draw of views for the same seed.
     """
 
     def count_hits(x: Tensor) -> Tensor:

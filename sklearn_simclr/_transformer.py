@@ -482,10 +482,10 @@ class SimCLRTransformer(
         """Share of random views that are told apart from other samples' views.
 
         Two fresh views of every sample are projected, and each has to find its partner as the
-        nearest of all views, by cosine similarity, in blocks of at most 256 samples. Needs no
-        labels and is the same at every call. Weaker augmentations and lower temperatures make it
-        easier, so compare it between models of one augmentation and one temperature, on as many
-        samples.
+        nearest of all views, by cosine similarity, in equal blocks of at most 256 samples. Needs no
+        labels and is the same at every call. Weaker augmentations, lower temperatures and smaller
+        blocks make it easier, so compare it between models of one augmentation and one temperature,
+        on as many samples: 257 of them are two blocks, and score higher than 256.
 
         Parameters
         ----------
@@ -497,7 +497,8 @@ class SimCLRTransformer(
         Returns
         -------
         float
-            In [0, 1]; higher is better, chance is ``1 / (2 * min(n, 256) - 1)``.
+            In [0, 1]; higher is better, chance is ``1 / (2 * m - 1)`` with blocks of
+            ``m = n / ceil(n / 256)`` samples.
 
         Raises
         ------
@@ -798,7 +799,7 @@ class SimCLRTransformer(
         if n_samples < self.batch_size:
             warn_caller(
                 f"batch_size={self.batch_size} is larger than the data: every epoch is one batch "
-                f"of {n_samples} samples, which has fewer negatives. Lower it to be rid of this."
+                f"of {n_samples} samples, which has fewer negatives. Lower it to silence this."
             )
         augmentation = resolve_augmentation(self.augmentation, samples.image_shape, view_size)
         optimizer = self.optimizer

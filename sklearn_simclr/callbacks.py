@@ -176,13 +176,13 @@ class EarlyStopping(BaseEstimator):
     X_val, y_val : array-like
         As in :class:`MeasureHistory`.
     scoring : str or callable, default="contrastive_accuracy"
-        What is measured, as in :class:`MeasureHistory`. As of all scorers, greater is better.
+        What is measured, as in :class:`MeasureHistory`. Higher is better, as with all scorers.
     every : int, default=1
         Epochs from one evaluation to the next, >= 1.
     patience : int, default=10
         Evaluations without improvement after which the training stops, >= 1.
     min_delta : float, default=0.0
-        What a score has to exceed that of the last improvement by, to be one itself, >= 0.
+        Smallest increase over the best score so far that counts as an improvement, >= 0.
 
     Attributes
     ----------

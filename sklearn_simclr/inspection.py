@@ -60,7 +60,7 @@ class LossCurveDisplay:
     loss_curve : array-like of shape (n,)
         The loss of each epoch, or of each step.
     xlabel : str, default="epoch"
-        What the loss was recorded of.
+        Label of the axis: what the loss was recorded after.
     name : str, default=None
         Name of the curve, for a legend; None: no legend.
 

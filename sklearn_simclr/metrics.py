@@ -669,5 +669,5 @@ def _refuse_rows(bad, name, what):
     if bad.any():
         raise ValueError(
             f"{name} has {what} in {bad.sum()} of {len(bad)} rows, the first of them row "
-            f"{bad.argmax()}. Drop these rows, or mend the network that they come from."
+            f"{bad.argmax()}. Drop these rows, or fix the network that they come from."
         )
