@@ -21,6 +21,19 @@ _lock = threading.Lock()
 _users = {"count": 0}
 
 
+def _start_anew() -> None:
+    """Forget the trainings of the parent's other threads, one of which may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+    if _users["count"]:
+        _users["count"] = 0
+        _set(_RETURNING)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
 @contextlib.contextmanager
 def reused_memory() -> Iterator[None]:
     """Keep what is freed for what is allocated next, and return it to the system at the end.
@@ -41,7 +54,7 @@ def reused_memory() -> Iterator[None]:
         yield
     finally:
         with _lock:
-            _users["count"] -= 1
+            _users["count"] = max(0, _users["count"] - 1)  # 0 already in a fork from within
             if not _users["count"]:
                 _set(_RETURNING)
                 _libc().malloc_trim(0)

@@ -1,8 +1,10 @@
 """How the C library's allocator is told to keep memory during a fit, and returns it afterwards."""
 
+import faulthandler
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -70,6 +72,31 @@ def test_the_allocator_is_set_back_after_an_error(monkeypatch):
     with pytest.raises(ZeroDivisionError), reused_memory():
         1 / 0  # noqa: B018
     assert calls == [_allocator._KEEPING, _allocator._RETURNING]
+
+
+@needs_glibc
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_waits_for_no_thread_of_its_parent(monkeypatch):
+    calls, held, done = [], threading.Event(), threading.Event()
+
+    def train_elsewhere():
+        with reused_memory(), _allocator._lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=train_elsewhere)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if pid == 0:
+        faulthandler.dump_traceback_later(20, exit=True)  # with exit status 1
+        monkeypatch.setattr(_allocator, "_set", calls.append)
+        with reused_memory():
+            pass
+        os._exit(0 if calls == [_allocator._KEEPING, _allocator._RETURNING] else 2)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
