@@ -174,8 +174,8 @@ ALONE = World()
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[World]:
-    """Give the processes that do together what is done within.
+def joined(method: str) -> Iterator[World]:
+    """Give the processes that do together what is done within, a method of an estimator's.
 
     They are those of torch.distributed if the caller has initialised it, or else those that
     torchrun has started; a worker of joblib's works alone. Whatever is raised within makes this
@@ -185,6 +185,8 @@ def joined() -> Iterator[World]:
     ------
     RuntimeError
         If another thread of this process is at it: the processes would answer the wrong questions.
+    ValueError
+        If another process has called another method.
     """
     world = _world()
     if world.size == 1:
@@ -196,14 +198,24 @@ def joined() -> Iterator[World]:
             "is at it. Fit one model after the other: n_jobs=None, or n_jobs=1."
         )
     try:
-        with world._talking():  # to have connections that can be closed
-            pass
+        methods = world.collect(method)  # which makes connections that can be closed
+        for rank, theirs in enumerate(methods):
+            if theirs != methods[0]:
+                raise disagreement(rank, f"the method: {methods[0]} and {theirs}")
         yield world
     except BaseException:
         _leave()
         raise
     finally:
         _TURN.release()
+
+
+def disagreement(rank: int, what: str) -> ValueError:
+    """Return the error of all processes when one of them does something else than the first."""
+    return ValueError(
+        f"Processes 0 and {rank} of this run differ in {what}. Every process has to make the same "
+        "calls, with the same parameters and the same X."
+    )
 
 
 def _world() -> World:

@@ -22,7 +22,7 @@ from sklearn_simclr._device import (
     mixed_precision,
     synchronize,
 )
-from sklearn_simclr._distributed import ALONE, World, global_batch_norm
+from sklearn_simclr._distributed import ALONE, World, disagreement, global_batch_norm
 from sklearn_simclr._graphs import Replayed, fastest_convolutions
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._micro_batches import MicroBatches, in_halves
@@ -136,10 +136,7 @@ def check_agreement(world: World, samples: Samples, collect_facts: Callable[[], 
             what = differing[0] if differing else "the values of X, or the order of its rows"
             values = (theirs.get(what) for theirs in (first_facts, their_facts))
             met = ": {!r} and {!r}".format(*values) if differing else ""
-            raise ValueError(
-                f"Processes 0 and {rank} of this run differ in {what}{met}. Every process has to "
-                "make the same calls, with the same parameters and the same X."
-            )
+            raise disagreement(rank, what + met)
 
 
 def _glimpse(samples: Samples) -> np.ndarray:

@@ -347,7 +347,7 @@ class SimCLRTransformer(
             If it comes before the first epoch has ended. The transformer is left as it was. One of
             several processes always raises it, and keeps what it has learned.
         """
-        with joined() as world, self._keeping_the_old():
+        with joined("fit") as world, self._keeping_the_old():
             world.from_first(self._check_checkpoint_dir)
             continuing = self.warm_start and self.__sklearn_is_fitted__()
             opened, X, y = open_to_learn(self, X, y, reset=not continuing)
@@ -441,7 +441,7 @@ class SimCLRTransformer(
             As in `fit`.
         """
         self._validate_params()  # scikit-learn does it at the first call only
-        with joined() as world, self._keeping_the_old():
+        with joined("partial_fit") as world, self._keeping_the_old():
             continuing = self.__sklearn_is_fitted__()
             opened, _, y = open_to_learn(self, X, y, reset=not continuing)
             run = self._prepare(opened, y, continuing=continuing, world=world)
@@ -642,10 +642,9 @@ class SimCLRTransformer(
         """Do the work of `transform`, which scikit-learn wraps."""
         is_tensor = stays_tensor(X)
         device = X.device if is_tensor else torch.device("cpu")
-        with joined() as world:
+        with joined("transform") as world:
             network, samples = self._restore(X, min_samples=1)
-            facts = {"the method": "transform", "output_layer": self.output_layer}
-            check_agreement(world, samples, lambda: facts)
+            check_agreement(world, samples, lambda: {"output_layer": self.output_layer})
             features = encode(network, samples, self._view_size, self.output_layer, device, world)
         return features if is_tensor else features.numpy()
 
@@ -728,7 +727,6 @@ class SimCLRTransformer(
         }
         labels = objective.labels
         return {name: value for name, value in params.items() if name not in _OWN} | {
-            "the method": "fit",
             "the epochs trained before": len(self.loss_curve_) if continuing else 0,
             "the checksum of y": None if labels is None else crc32(labels.numpy().tobytes()),
             "the precision": str(resolve_precision(self.precision, samples.device)),

@@ -100,7 +100,7 @@ def losses_and_gradients():
     """Loss, gradients and running statistics of one batch, for each loss."""
     pair, labels = views_and_labels()
     found = {}
-    with joined() as world:
+    with joined("a test") as world:
         share = world.share(N)
         for name in LOSSES:
             net = network()
@@ -118,7 +118,7 @@ def micro_batches():
     """Loss, gradients and running statistics of one batch that is cut in three."""
     pair, labels = views_and_labels()
     net = network()
-    with joined() as world, global_batch_norm(net, world):
+    with joined("a test") as world, global_batch_norm(net, world):
         cut = MicroBatches(
             net,
             net,
@@ -143,7 +143,7 @@ def micro_batches():
 def other_gradients():
     """Gradients where each process uses other parameters, and some none, and the mean of them."""
     params = [nn.Parameter(torch.ones(2)) for _ in range(3)]
-    with joined() as world:
+    with joined("a test") as world:
         (params[0].sum() * (1 + world.rank)).backward()
         if world.rank == 1:
             (params[1].sum() * 5).backward()
@@ -161,7 +161,7 @@ def objects():
     def fail():
         raise KeyError(f"from {os.getpid()}")
 
-    with joined() as world:
+    with joined("a test") as world:
         pids = world.from_first(os.getpid), os.getpid()
         try:
             world.from_first(fail)
@@ -317,11 +317,13 @@ def mistakes():
     with caught(errors):
         model = simclr().fit(images)
         model.transform(images[: 64 - rank])
+    with caught(errors):  # each waits for the other at once, however long their methods take
+        (simclr().fit if rank == 0 else model.transform)(images)
     results = []
     with caught(errors):
         simclr(max_epochs=1).fit(images)
         thread = threading.Thread(target=lambda: in_a_thread(images, results))
-        with joined():
+        with joined("fit"):
             thread.start()
             thread.join()
     return errors, results

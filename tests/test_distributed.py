@@ -351,7 +351,9 @@ def test_processes_that_differ_are_refused(of_two):
             assert kind == "ValueError" and expected in message
         assert errors[4] is None  # batches of one sample a process
         assert "differ in the number of rows" in errors[6][1]
-        assert errors[7] is None
+        assert errors[7][0] == "ValueError"
+        assert "differ in the method: fit and transform" in errors[7][1]
+        assert errors[8] is None
 
 
 def test_an_error_of_one_process_ends_all(of_two):
@@ -426,7 +428,7 @@ def alone_under_torchrun(monkeypatch):
 
 def test_one_process_under_torchrun_is_a_plain_run(of_one, alone_under_torchrun):
     images = processes.digits()[0]
-    with joined() as world:
+    with joined("a test") as world:
         assert world == ALONE
     found = processes.fitted(processes.simclr(optimizer="sgd").fit(images), images)
     assert not torch.distributed.is_initialized()
