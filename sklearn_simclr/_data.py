@@ -326,7 +326,7 @@ def is_streamable(X) -> bool:
 
 
 def read_extremes(rows: np.ndarray | TensorRows, estimator) -> tuple[float, float]:
-    """Return the smallest and the largest value, as float32; those of uint8 are not looked up.
+    """Return the smallest and the largest value, as float32; of uint8, those that it can hold.
 
     Raises
     ------
@@ -344,6 +344,16 @@ def read_extremes(rows: np.ndarray | TensorRows, estimator) -> tuple[float, floa
         block = check_array(block, dtype=dtype, estimator=estimator, input_name="X")
         extremes += [float(block.min()), float(block.max())]
     return min(extremes), max(extremes)
+
+
+def largest_byte(rows: np.ndarray | TensorRows, enough: int) -> int:
+    """Return the largest value of uint8, or the first to be found that is larger than `enough`."""
+    values, largest = getattr(rows, "tensor", rows), 0
+    for index in _block_indices(rows):
+        largest = max(largest, int(values[index[0] : index[-1] + 1].max()))
+        if largest > enough:
+            break
+    return largest
 
 
 def read_pixel_range(dtype: np.dtype, extremes: tuple[float, float]) -> tuple[float, float]:
@@ -367,9 +377,21 @@ def match_pixel_range(
     Raises
     ------
     ValueError
-        If floats lie in [0, 1] but the model has learned from bytes, or the reverse.
+        If floats lie in [0, 1] but the model has learned from bytes, or the reverse; if the model
+        has learned from negative pixels, which bytes cannot be, or bytes are 0 and 1.
     """
     _, highest = extremes
+    if dtype == np.uint8 and fitted[0] < 0:
+        raise ValueError(
+            "X holds pixels in 0..255, but the transformer was fitted on pixels from {:g} to {:g}. "
+            "Pass an array that is scaled as in fit.".format(*fitted)
+        )
+    if dtype == np.uint8 and fitted == (0.0, 1.0) and highest == 1:
+        raise ValueError(
+            "X is uint8, whose 255 stands for 1, but its largest value is 1, and the transformer "
+            "was fitted on pixels in [0, 1]. Pass X.astype(float); or X / 255, if these are bytes "
+            "of images that are nearly black."
+        )
     if dtype == np.uint8:
         return (0.0, 255.0) if fitted == (0.0, 1.0) else fitted
     if fitted == (0.0, 255.0) and 0 < highest <= 1 and dtype.kind == "f":

@@ -12,6 +12,7 @@ from sklearn_simclr._data import (
     TensorRows,
     as_array,
     is_streamable,
+    largest_byte,
     match_pixel_range,
     read_extremes,
     read_image_shape,
@@ -21,6 +22,9 @@ from sklearn_simclr._data import (
 from sklearn_simclr._device import resolve_device
 from sklearn_simclr._files import ImageFiles, as_paths, read_files
 from sklearn_simclr._warnings import warn_caller
+
+_BYTES = (0.0, 255.0)  # the pixels that stand for 0 and 1
+_DIM = 16  # up to which bytes are likely to be something else, such as masks or few levels
 
 
 def open_to_learn(estimator, X, y, *, reset: bool) -> tuple:
@@ -72,7 +76,9 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
     X = open_files(estimator, X, reset=reset)
     rows, image_shape = _check_rows(estimator, X, reset=reset, min_samples=min_samples)
     if isinstance(X, ImageFiles):
-        return Samples(rows, image_shape, False, (0.0, 255.0), device)
+        if not reset:  # files are read from black to white, whatever stood for these in fit
+            match_pixel_range(np.dtype(np.uint8), _BYTES, estimator.pixel_range_)
+        return Samples(rows, image_shape, False, _BYTES, device)
     if reset and image_shape is None and estimator.image_size is not None:
         raise ValueError(
             f"image_size={estimator.image_size} needs images, but the rows of X are vectors. Pass "
@@ -80,13 +86,24 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
         )
     extremes = read_extremes(rows, estimator)
     pixel_range = None
-    if image_shape is not None:
-        pixel_range = (
-            read_pixel_range(rows.dtype, extremes)
-            if reset
-            else match_pixel_range(rows.dtype, extremes, estimator.pixel_range_)
-        )
+    if image_shape is not None and reset:
+        pixel_range = read_pixel_range(rows.dtype, extremes)
+        if rows.dtype == np.uint8:
+            _warn_of_dim_bytes(rows)
+    elif image_shape is not None:
+        if rows.dtype == np.uint8:
+            extremes = 0.0, float(largest_byte(rows, enough=1))
+        pixel_range = match_pixel_range(rows.dtype, extremes, estimator.pixel_range_)
     return Samples(rows, image_shape, estimator.channel_axis == 1, pixel_range, device)
+
+
+def _warn_of_dim_bytes(rows) -> None:
+    largest = largest_byte(rows, enough=_DIM)
+    if 0 < largest <= _DIM:
+        warn_caller(
+            f"X is uint8, whose 255 stands for white, but its largest value is {largest}: to the "
+            f"network these images are nearly black. Pass X / {largest} if that is white."
+        )
 
 
 def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:

@@ -1,6 +1,7 @@
 """Mistakes are met by clear errors before any training; a failing training leaves no mess."""
 
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -619,3 +620,19 @@ def test_enormous_learning_rate(simclr, digits, optimizer):
     model = simclr(optimizer=optimizer, learning_rate=1e38, precision="float32", max_epochs=10)
     with pytest.raises(FloatingPointError, match="learning rate"):
         model.fit(digits[0])
+
+
+def test_bytes_of_which_none_is_bright_are_warned_of(simclr, digits):
+    bytes_ = digits[0].astype(np.uint8)  # from 0 to 16
+    with pytest.warns(UserWarning, match=r"its largest value is 16: .* Pass X / 16"):
+        simclr(max_epochs=1).fit(bytes_)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        simclr(max_epochs=1).fit(15 * bytes_)
+
+
+def test_masks_in_bytes_are_refused_by_a_model_of_masks(simclr, digits):
+    masks = digits[0] > 8
+    model = simclr(max_epochs=1).fit(masks)
+    with pytest.raises(ValueError, match=r"its largest value is 1, .* Pass X\.astype\(float\)"):
+        model.transform(masks.astype(np.uint8))

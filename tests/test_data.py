@@ -11,9 +11,11 @@ import torch
 from sklearn_simclr import _data
 from sklearn_simclr._data import (
     Samples,
+    TensorRows,
     as_array,
     batch_shape,
     channel_statistics,
+    largest_byte,
     match_pixel_range,
     read_extremes,
     read_image_shape,
@@ -229,6 +231,27 @@ def test_read_pixel_range(values, expected):
 def test_match_pixel_range(values, fitted, expected):
     extremes = read_extremes(values[None], "Test")
     assert match_pixel_range(values.dtype, extremes, fitted) == expected
+
+
+@pytest.mark.parametrize(
+    "fitted, highest, match",
+    [
+        ((-1.0, 1.0), 255.0, r"fitted on pixels from -1 to 1\. .* as in fit"),
+        ((0.0, 1.0), 1.0, r"its largest value is 1, .* Pass X\.astype\(float\)"),
+    ],
+)
+def test_bytes_in_other_units_are_refused(fitted, highest, match):
+    with pytest.raises(ValueError, match=match):
+        match_pixel_range(np.dtype(np.uint8), (0.0, highest), fitted)
+
+
+@pytest.mark.parametrize("as_rows", [np.asarray, lambda X: TensorRows(torch.from_numpy(X))])
+@pytest.mark.parametrize("values, enough, expected", [([0, 3, 9], 1, 3), ([0, 3, 9], 16, 9)])
+def test_largest_byte_is_searched_for_until_it_is_enough(
+    monkeypatch, as_rows, values, enough, expected
+):
+    monkeypatch.setattr(_data, "_BLOCK_VALUES", 1)
+    assert largest_byte(as_rows(np.array(values, np.uint8)[:, None]), enough) == expected
 
 
 @pytest.mark.parametrize("largest", [0.5, 1.0])

@@ -1022,6 +1022,8 @@ def test_files_after_a_fit_on_arrays(simclr, folder, photos, digits, vectors, tm
     model = simclr().fit(digits[0])  # floats from 0 to 16
     difference = model.transform([path]) - model.transform(digits[0][:1])
     assert abs(difference).max() < 0.01
+    with pytest.raises(ValueError, match=r"pixels in 0\.\.255, .* fitted on pixels from -"):
+        simclr().fit(images / 128 - 1.0).transform(folder)
     with pytest.raises(ValueError, match=r"paths of image files.*fitted on vectors"):
         simclr(encoder="mlp").fit(vectors).transform(folder)
     with pytest.raises(ValueError, match=r"1 or 3 channels.*\(16, 16, 4\)"):
