@@ -23,7 +23,7 @@ from sklearn_simclr._inspected import (
     look_at_views,
     random_source,
 )
-from sklearn_simclr._labels import read_labels
+from sklearn_simclr._labels import read_targets
 from sklearn_simclr._pictures import (
     COLORS,
     NEUTRAL,
@@ -587,7 +587,8 @@ class NeighborsDisplay:
         X : array-like
             Images in any form that `fit` takes, among which the neighbours are sought.
         y : array-like of shape (n,), default=None
-            Classes of the images of X, -1 (the text "-1" among texts) where there is none.
+            Classes of the images of X, -1 (the text "-1" among texts) where there is none; where -1
+            and 1 are all there is, both are classes.
         queries : int or array-like of int, default=5
             How many images of X to seek the neighbours of, drawn at random; or their rows in X.
         X_query : array-like, default=None
@@ -730,8 +731,8 @@ class EmbeddingDisplay:
         ax : matplotlib Axes, default=None
             Where to draw; None: on a new figure.
         thumbnail_size : float, default=0.05
-            Longer side of the thumbnails as a share of the side of the map, in (0, 1]; 0: points
-            only.
+            Longer side of the thumbnails as a share of the side of the map, in (0, 0.5]; 0:
+            points only.
         im_kw : dict, default=None
             Keyword arguments of matplotlib's ``imshow``.
         scatter_kw : dict, default=None
@@ -761,7 +762,7 @@ class EmbeddingDisplay:
         require_matplotlib(f"{type(self).__name__}.plot")
         from matplotlib import pyplot as plt
 
-        check_scalar(thumbnail_size, "thumbnail_size", (float, int), min_val=0, max_val=1)
+        check_scalar(thumbnail_size, "thumbnail_size", (float, int), min_val=0, max_val=0.5)
         coordinates = np.asarray(self.coordinates, dtype=float)
         low, high, side = _window(coordinates, margin=0.6 * thumbnail_size + 0.02)
         if ax is None:
@@ -849,7 +850,8 @@ class EmbeddingDisplay:
             row for each of X. None is t-SNE by cosine distance, in which near neighbours are near,
             but distances between groups mean little.
         y : array-like of shape (n,), default=None
-            Classes, -1 (the text "-1" among texts) where there is none.
+            Classes, -1 (the text "-1" among texts) where there is none; where -1 and 1 are all
+            there is, both are classes.
         n_samples : int or None, default=1000
             How many samples to draw at random, >= 1; all, if X has fewer, or if None.
         channels : int or tuple of three int, default=None
@@ -930,7 +932,7 @@ def _labels(y, n_samples: int) -> np.ndarray | None:
     """Return the class of each row as text, "" where there is none; None without y."""
     if y is None:
         return None
-    classes, codes = read_labels(y, n_samples)
+    classes, codes = read_targets(y, n_samples)
     return np.array([*map(str, classes), ""])[codes]  # -1 is the last
 
 

@@ -522,7 +522,7 @@ def test_the_reduction_itself_is_not_fitted(digits, digits_model):
         ({"reduction": PCA(3)}, r"reduction=PCA\(n_components=3\) made of features of shape"),
         ({"n_samples": 3}, "t-SNE, which needs 4 samples at least, but X gives 3"),
         ({"n_samples": 0}, "n_samples == 0, must be >= 1"),
-        ({"thumbnail_size": 1.5, "reduction": PCA(2)}, "thumbnail_size == 1.5, must be <= 1"),
+        ({"thumbnail_size": 0.6, "reduction": PCA(2)}, "thumbnail_size == 0.6, must be <= 0.5"),
         ({"channels": 3}, "channels=3 must be"),
         ({"y": np.linspace(0, 1, 64)}, "continuous"),
     ],
@@ -750,6 +750,12 @@ def test_output_layer_and_set_output_are_no_obstacle(digits):
 
 
 # Texts and styles
+
+
+def test_minus_one_beside_one_alone_is_a_class(digits, digits_model):
+    y = np.where(digits[1] > 4, 1, -1)
+    display = EmbeddingDisplay.from_estimator(digits_model, digits[0], y=y, reduction=PCA(2))
+    assert set(display.labels) == {"-1", "1"}
 
 
 def test_legends_show_names_that_start_with_an_underscore():
