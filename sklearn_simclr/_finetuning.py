@@ -24,7 +24,7 @@ from sklearn_simclr._views import Views
 from sklearn_simclr.optim import set_learning_rate
 
 _RECORDS = 10  # in a training
-_STEPS_STREAM = 3  # what a seed is derived for
+_STEPS_STREAM, _GLOBAL_STREAM = 3, 4  # what a seed is derived for
 
 
 class NetworkWithHead(nn.Module):
@@ -147,7 +147,8 @@ def fine_tune(
     for steps in torch.arange(n_steps).tensor_split(n_records(n_steps)):
         first, end = int(steps[0]), int(steps[-1]) + 1
         rates = [learning_rate_at(step) for step in range(first, end)]
-        with global_draws(views.draws_globally, derived_seed(seed, first), samples.device):
+        global_seed = derived_seed(seed, _GLOBAL_STREAM, first)
+        with global_draws(views.draws_globally, global_seed, samples.device):
             losses = _take_steps(
                 model,
                 optimizer,
