@@ -232,9 +232,9 @@ def train(
         rates = [learning_rate_at(number * n_batches + batch) for batch in range(n_batches)]
         try:
             # What draws globally sees other samples on each process, and draws otherwise there.
-            stream = [_GLOBAL_STREAM, epoch] + [world.rank] * (not world.is_first)
+            global_seed = derived_seed(seed, _GLOBAL_STREAM, epoch, world.rank)
             with (
-                global_draws(views.draws_globally, derived_seed(seed, *stream), samples.device),
+                global_draws(views.draws_globally, global_seed, samples.device),
                 global_batch_norm(network, world),
                 contextlib.nullcontext() if compiles is True else quick_batch_norm(network),
                 fastest_convolutions(compiles is True or (is_recorded and n_steps >= _MANY_STEPS)),

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from zlib import crc32
 
 import numpy as np
 import torch
+from sklearn import config_context
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -28,7 +30,7 @@ from sklearn_simclr._data import (
     channel_statistics,
     stays_tensor,
 )
-from sklearn_simclr._device import plain_torch, resolve_precision
+from sklearn_simclr._device import plain_torch, resolve_precision, seeded_global_generator
 from sklearn_simclr._distributed import ALONE, World, joined
 from sklearn_simclr._export import ExportedNetwork, write_onnx
 from sklearn_simclr._labels import read_labels
@@ -49,7 +51,12 @@ from sklearn_simclr._training import (
 )
 from sklearn_simclr._warnings import warn_caller
 from sklearn_simclr.augmentation import resolve_augmentation
-from sklearn_simclr.encoders import resolve_encoder, torchvision_names, without_weights
+from sklearn_simclr.encoders import (
+    build_encoder,
+    resolve_encoder,
+    torchvision_names,
+    without_weights,
+)
 from sklearn_simclr.losses import LOSSES, resolve_loss
 from sklearn_simclr.optim import (
     DEFAULT_WEIGHT_DECAY,
@@ -760,9 +767,9 @@ class SimCLRTransformer(
             "projection_layers": (self.projection_layers, self._head[1]),
             "image_size": (self.image_size, self._view_size),
         }
-        if self.encoder != "auto":
-            is_module = isinstance(self._encoder, nn.Module)
-            kinds = _kind(self.encoder), _kind(self._encoder) if is_module else self.encoder_name_
+        if self.encoder != "auto" and self.encoder is not self._encoder:
+            is_own = not hasattr(self._encoder, "build")  # a module, or a function that makes one
+            kinds = _kind(self.encoder), _kind(self._encoder) if is_own else self.encoder_name_
             if None not in kinds:
                 asked["encoder"] = kinds
         for name, (now, fitted) in asked.items():
@@ -948,14 +955,21 @@ def _name(part) -> str:
     if isinstance(part, str):
         return part
     if isinstance(part, BaseEstimator):
-        return repr(part)
+        with config_context(print_changed_only=True):  # whatever the user likes to see elsewhere
+            return repr(part)
     return getattr(part, "__name__", type(part).__name__)
 
 
 def _kind(encoder) -> str | None:
     """Which network an encoder parameter asks for; None if it has yet to find its shapes."""
     if not isinstance(encoder, nn.Module):
-        return _name(resolve_encoder(without_weights(encoder), (), 0))
+        encoder = resolve_encoder(without_weights(encoder), (), 0)
+        if hasattr(encoder, "build"):
+            return _name(encoder)
+        with seeded_global_generator(0, torch.device("cpu")):
+            encoder = build_encoder(encoder, ())
     if any(is_lazy(param) for param in encoder.parameters()):
         return None
-    return f"{_name(encoder)} of {sum(p.numel() for p in encoder.parameters()):,} weights"
+    n_weights = sum(param.numel() for param in encoder.parameters())
+    layers = re.sub(" at 0x[0-9a-f]+", "", repr(encoder))  # addresses differ from run to run
+    return f"{_name(encoder)} of {n_weights:,} weights, its layers #{crc32(layers.encode()):08x}"

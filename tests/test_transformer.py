@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn import get_config
+from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, clone
 from torch import nn
 from torchvision.transforms import v2
@@ -1114,19 +1114,44 @@ def test_training_does_not_go_on_with_another_network(simclr, digits, change):
     assert_array_equal(model.transform(images), features)
 
 
+def flat_encoder(width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width))
+
+
 @pytest.mark.parametrize(
     ("now", "goes_on"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), True),
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), True),  # of a shape that is not yet known
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), False),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh()), False),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), True),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), False),
+        (partial(flat_encoder, 4), True),
+        (partial(flat_encoder, 5), False),
         (ConvNetEncoder(4), False),
     ],
 )
-def test_training_goes_on_with_a_module_of_the_same_kind_only(simclr, digits, now, goes_on):
+@pytest.mark.parametrize(
+    "fitted",
+    [flat_encoder(4), lambda: flat_encoder(4), partial(flat_encoder, 4)],
+    ids=["module", "lambda", "partial"],
+)
+def test_training_goes_on_with_a_module_of_the_same_kind_only(simclr, digits, fitted, now, goes_on):
     images, _ = digits
-    model = simclr(encoder=nn.Sequential(nn.Flatten(), nn.Linear(64, 4))).fit(images)
+    model = simclr(encoder=fitted).fit(images)
+    state = torch.get_rng_state()
     model.set_params(encoder=now)
     refused = pytest.raises(ValueError, match=r"encoder=.* differs from the 'Sequential of 260")
     with contextlib.nullcontext() if goes_on else refused:
         model.partial_fit(images)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("encoder", ["mlp", ConvNetEncoder(width=4, n_layers=2)])
+def test_how_estimators_are_printed_changes_nothing(simclr, digits, encoder):
+    model = simclr(encoder=encoder).fit(digits[0])
+    with config_context(print_changed_only=False):
+        model.partial_fit(digits[0])
+        again = simclr(encoder=encoder).fit(digits[0])
+    assert model.n_iter_ == 3 and again.encoder_name_ == model.encoder_name_
