@@ -87,8 +87,9 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Gives the features that are classified, of an encoder trained for the classes unless
         `method_` is "linear" and nothing was distilled. After a `fit` that failed or was
         interrupted, what the pre-training had come to.
-    coef_, intercept_ : ndarray of shape (k, d) and (k,)
-        The linear layer: ``transformer_.transform(X) @ coef_.T + intercept_`` are the logits.
+    linear_coef_, linear_intercept_ : ndarray of shape (k, d) and (k,)
+        The linear layer on the features h: ``h @ linear_coef_.T + linear_intercept_`` are the
+        logits, with ``h = transformer_.transform(X)``.
     method_ : str
         `method`, with "auto" resolved.
     loss_curve_ : list of float
@@ -335,7 +336,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         write_onnx(self._exported(), path, input_dtype)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "coef_")
+        return hasattr(self, "linear_coef_")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -350,9 +351,9 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     @plain_torch()
     def _exported(self) -> ExportedNetwork:
         check_is_fitted(self)
-        n_classes, n_features = self.coef_.shape
+        n_classes, n_features = self.linear_coef_.shape
         linear = torch.nn.Linear(n_features, n_classes, dtype=torch.float32)
-        load_weights(linear, {"weight": self.coef_, "bias": self.intercept_})
+        load_weights(linear, {"weight": self.linear_coef_, "bias": self.linear_intercept_})
         return self.transformer_._exported(linear)
 
     def _read_targets(self, y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -406,7 +407,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             yield
         except BaseException as error:
             if transformer.__sklearn_is_fitted__():
-                vars(self).pop("coef_", None)  # belongs to another encoder
+                vars(self).pop("linear_coef_", None)  # belongs to another encoder
                 self.transformer_ = transformer
                 error.add_note(
                     f"The pre-trained transformer is kept as transformer_, after "
@@ -563,8 +564,8 @@ class _Lesson:
         return {name: vars(model.transformer)[name] for name in names} | {
             "classes_": self.classes,
             "transformer_": model.transformer,
-            "coef_": model.coef,
-            "intercept_": model.intercept,
+            "linear_coef_": model.coef,
+            "linear_intercept_": model.intercept,
             "method_": self.method,
             "loss_curve_": losses,
             "n_iter_": n_iter,

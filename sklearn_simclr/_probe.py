@@ -24,7 +24,7 @@ class LinearModel(NamedTuple):
     @classmethod
     def of(cls, fitted: dict) -> "LinearModel":
         """Return the model among the fitted attributes of a classifier."""
-        return cls(fitted["transformer_"], fitted["coef_"], fitted["intercept_"])
+        return cls(fitted["transformer_"], fitted["linear_coef_"], fitted["linear_intercept_"])
 
     def logits(self, X) -> np.ndarray | Tensor:
         """Logits (n, k), whatever the number of classes."""

@@ -259,7 +259,7 @@ def test_classifier(simclr, digits, method, dispatch):
     params = {"method": method, "max_iter": 3, "random_state": 0}
     model = SimCLRClassifier(simclr(), **params).fit(torch.tensor(images), torch.tensor(few))
     plain = SimCLRClassifier(simclr(), **params).fit(images, few)
-    assert isinstance(model.coef_, np.ndarray) and isinstance(model.classes_, np.ndarray)
+    assert isinstance(model.linear_coef_, np.ndarray) and isinstance(model.classes_, np.ndarray)
     assert_allclose(model.predict_proba(images), plain.predict_proba(images), rtol=1e-3, atol=1e-3)
     x = torch.tensor(images)
     for name in ("predict", "predict_proba", "decision_function"):

@@ -133,7 +133,7 @@ def test_it_is_a_classifier_of_arrays_of_three_axes(classifier):
 def test_html(classifier, few, setting):
     model = classifier(**setting)
     assert "SimCLRTransformer" in model._repr_html_()
-    assert "coef_" in model.fit(*few)._repr_html_() + "coef_"
+    assert "linear_coef_" in model.fit(*few)._repr_html_() + "linear_coef_"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_classes(classifier, digits, tasks, y, classes):
     model = classifier(**SETTINGS["fine_tuning"]).fit(digits[0][:32], y)
     assert_array_equal(model.classes_, classes)
     assert set(model.predict(digits[0])) <= set(classes)
-    assert model.coef_.shape == (len(classes), 4)
+    assert model.linear_coef_.shape == (len(classes), 4)
     labelled = np.flatnonzero(np.isin(y, classes))
     assert_array_equal(tasks[0].rows, labelled)
     assert_array_equal(model.classes_[tasks[0].targets], np.asarray(y)[labelled])
@@ -261,15 +261,15 @@ class NearlyConstant(torch.nn.Module):
 def test_linear_leaves_out_what_is_little_more_than_rounding(classifier, simclr, few):
     images, labels = few
     model = classifier(simclr(encoder=NearlyConstant()), **LINEAR).fit(images, labels)
-    d = model.coef_.shape[1] // 2
-    assert model.coef_[:, :d].any(axis=0).all() and not model.coef_[:, d:].any()
+    d = model.linear_coef_.shape[1] // 2
+    assert model.linear_coef_[:, :d].any(axis=0).all() and not model.linear_coef_[:, d:].any()
 
 
 @every_setting
 def test_predictions_are_those_of_the_fitted_attributes(classifier, few, setting):
     images, labels = few
     model = classifier(**setting).fit(images, labels)
-    logits = model.transformer_.transform(images) @ model.coef_.T + model.intercept_
+    logits = model.transformer_.transform(images) @ model.linear_coef_.T + model.linear_intercept_
     assert_array_equal(model.decision_function(images), logits)
     powers = np.exp(logits.astype(float))
     proba = powers / powers.sum(axis=1, keepdims=True)
@@ -297,7 +297,7 @@ def test_fine_tuning_starts_from_the_pre_trained_weights_and_the_probe(
     tuned = classifier(
         fitted_transformer, **SETTINGS["fine_tuning"], learning_rate=1e-12, weight_decay=0
     ).fit(images, labels)
-    assert_allclose(tuned.coef_, linear.coef_, atol=1e-6)
+    assert_allclose(tuned.linear_coef_, linear.linear_coef_, atol=1e-6)
     assert_allclose(tuned.decision_function(images), linear.decision_function(images), atol=1e-4)
 
 
@@ -326,7 +326,7 @@ def test_the_student_learns_the_probabilities_of_the_teacher(
     assert_allclose(task.targets, powers / powers.sum(axis=1, keepdims=True), atol=1e-5)
     assert student.loss_curve_[:-4] == teacher.loss_curve_
     assert student.n_iter_ == len(student.loss_curve_) == len(teacher.loss_curve_) + 4
-    assert np.abs(student.coef_ - teacher.coef_).max() > 1e-5
+    assert np.abs(student.linear_coef_ - teacher.linear_coef_).max() > 1e-5
 
 
 def test_without_unlabelled_rows_nothing_is_distilled(classifier, digits, tasks):
@@ -616,7 +616,7 @@ def test_vectors(simclr, vectors, setting):
     y = np.arange(48) % 3
     transformer = simclr(encoder="mlp", output_layer=2)
     model = SimCLRClassifier(transformer, **setting, max_iter=3).fit(vectors, y)
-    assert model.coef_.shape == (3, 8) and model.n_features_in_ == 6
+    assert model.linear_coef_.shape == (3, 8) and model.n_features_in_ == 6
 
 
 # ------------------------------------------------------------------------------------------------
@@ -703,8 +703,8 @@ def test_the_state_holds_no_live_parts(classifier, few, setting):
     for state in (vars(model), vars(model.transformer_)):
         assert not [name for name, value in state.items() if isinstance(value, live)]
     weights = model.transformer_._weights.values()
-    assert all(isinstance(value, np.ndarray) for value in [*weights, model.coef_])
-    assert model.coef_.dtype == model.predict_proba(few[0]).dtype == np.float32
+    assert all(isinstance(value, np.ndarray) for value in [*weights, model.linear_coef_])
+    assert model.linear_coef_.dtype == model.predict_proba(few[0]).dtype == np.float32
 
 
 def test_grid_search_reaches_into_every_part(classifier, simclr, photos):
@@ -719,7 +719,8 @@ def test_grid_search_reaches_into_every_part(classifier, simclr, photos):
     search.fit(*photos)
     assert len(search.cv_results_["params"]) == 4
     assert (
-        search.best_estimator_.coef_.shape[1] == search.best_params_["transformer__encoder__width"]
+        search.best_estimator_.linear_coef_.shape[1]
+        == search.best_params_["transformer__encoder__width"]
     )
     assert search.predict(photos[0]).shape == (32,)
     assert model.transformer.encoder.width == 4
@@ -730,7 +731,7 @@ def test_set_params_and_clone(classifier, few):
     assert model.transformer.temperature == 0.1
     model.fit(*few)
     again = clone(model)
-    assert not hasattr(again, "coef_") and repr(again) == repr(model)
+    assert not hasattr(again, "linear_coef_") and repr(again) == repr(model)
     assert joblib.hash(again.fit(*few)) == joblib.hash(model)
 
 
