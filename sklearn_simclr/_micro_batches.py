@@ -235,39 +235,6 @@ class MicroBatches:
         )
 
 
-def in_halves(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Let a function of rows, each for itself, get half as many at a time when memory runs out.
-
-    It stays with as many as memory held.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sklearn_simclr._micro_batches import in_halves
-    >>> def double(rows):
-    ...     if len(rows) > 2:
-    ...         raise torch.OutOfMemoryError
-    ...     return 2 * rows
-    >>> in_halves(double)(torch.arange(5))
-    tensor([0, 2, 4, 6, 8])
-    """
-    size = None
-
-    def of_rows(rows: Tensor) -> Tensor:
-        nonlocal size
-        while True:
-            parts = rows.split(size or len(rows))
-            try:
-                return torch.cat([function(part) for part in parts])
-            except RuntimeError as error:
-                if len(parts[0]) == 1 or not is_out_of_memory(error):
-                    raise
-            size = -(-len(parts[0]) // 2)
-            release_memory(rows.device)
-
-    return of_rows
-
-
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that the memory of a device does not suffice."""
     lacks = isinstance(error, RuntimeError) and any(lack in str(error) for lack in _LACKS)

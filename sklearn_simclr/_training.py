@@ -1,11 +1,10 @@
-"""The training loop and the passes over a trained network; knows torch, not scikit-learn."""
+"""The training loop; knows torch, not scikit-learn."""
 
 import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
 from time import perf_counter
 from typing import NamedTuple
 
@@ -24,21 +23,15 @@ from sklearn_simclr._device import (
 )
 from sklearn_simclr._distributed import ALONE, World, disagreement, global_batch_norm
 from sklearn_simclr._graphs import Replayed, fastest_convolutions
-from sklearn_simclr._kernels import resize
-from sklearn_simclr._micro_batches import MicroBatches, in_halves
+from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._placement import placed
 from sklearn_simclr._views import Views, is_view_of, refusal_of
 from sklearn_simclr.losses import full_precision
 from sklearn_simclr.optim import set_learning_rate
 
-_EVALUATED_ROWS = 256  # at a time, at most
-# On a CPU as many as the first convolution makes this many values of, within bounds: the caches
-# then hold most of what a layer passes on. By measurement of ResNets and small networks.
-_EVALUATED_VALUES, _LEAST_ROWS, _MOST_ROWS = 2**21, 8, 128
-_COLLECTED_BLOCKS = 32  # of evaluated rows, before they go to where they are wanted
 _COMPARED_ROWS = 64  # between processes
-_EPOCH_STREAM, _SCORE_STREAM, _GLOBAL_STREAM = 1, 2, 3  # what a seed is derived for
+_EPOCH_STREAM, _GLOBAL_STREAM = 1, 3  # what a seed is derived for
 _WORTH_COMPILING = 180  # seconds of training that are left
 _MANY_STEPS = 20_000  # for which it is worth some seconds to try all algorithms of convolutions
 
@@ -375,109 +368,3 @@ def _state_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[
     yield from network.state_dict().values()
     for moments in optimizer.state.values():
         yield from (value for value in moments.values() if isinstance(value, Tensor))
-
-
-@torch.no_grad()  # inference_mode would leave its mark on what is returned
-def encode(
-    network: SimCLRNetwork,
-    samples: Samples,
-    image_size: int | None,
-    output_layer: int,
-    device: torch.device,
-    world: World = ALONE,
-) -> Tensor:
-    """Return the features (n, d), float32 on `device`, of whole samples, as `output_layer` asks.
-
-    Each process of `world` encodes a share of the samples and returns the features of all.
-    """
-    network.eval()
-    n, is_shared = len(samples), len(samples) >= world.size
-    rows = torch.arange(n)[world.share(n)] if is_shared else torch.arange(n)
-    indices = rows.split(_rows_at_a_time(network, samples, image_size))
-    represent = in_halves(lambda batch: network.represent(_whole(batch, image_size), output_layer))
-    features = _collected(map(represent, samples.batches(indices)), len(rows), device)
-    return world.rows_of_all(features, n) if is_shared else features
-
-
-def _collected(blocks: Iterator[Tensor], n: int, device: torch.device) -> Tensor:
-    """Put blocks of n rows (k, d) in all together, float32 on `device`, some blocks at a time.
-
-    Each transfer from a GPU waits for what it has yet to do.
-    """
-    features, start = None, 0
-    while some := list(islice(blocks, _COLLECTED_BLOCKS)):
-        rows = torch.cat(some)
-        if features is None:
-            features = torch.empty((n, rows.shape[1]), dtype=torch.float32, device=device)
-        features[start : start + len(rows)] = rows
-        start += len(rows)
-    return features
-
-
-def _rows_at_a_time(network: SimCLRNetwork, samples: Samples, image_size: int | None) -> int:
-    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
-    first = next(convolutions, None)
-    if first is None or samples.image_shape is None or samples.device.type != "cpu":
-        return _EVALUATED_ROWS
-    n_pixels = image_size**2 if image_size else math.prod(samples.image_shape[:2])
-    n_values = first.out_channels * n_pixels // math.prod(first.stride)
-    return min(max(_LEAST_ROWS, _EVALUATED_VALUES // max(1, n_values)), _MOST_ROWS)
-
-
-def encode_views(
-    network: SimCLRNetwork, samples: Samples, views: Views, output_layer: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features (n, d), float32, of two random views of each sample.
-
-    They are of the views that `discrimination_accuracy` draws for the same seed.
-    """
-
-    def represent(x: Tensor) -> Tensor:
-        return network.represent(x, output_layer).cpu()
-
-    blocks = _map_views(represent, network, samples, views, seed)
-    first, second = zip(*(block.chunk(2) for block in blocks), strict=True)
-    return torch.cat(first).float().numpy(), torch.cat(second).float().numpy()
-
-
-def discrimination_accuracy(
-    network: SimCLRNetwork, samples: Samples, views: Views, seed: int
-) -> float:
-    """Share of views whose nearest projection is the other view of the same sample.
-
-    Samples compete in equal blocks of at most 256, in the same draw of views for the same seed.
-    """
-
-    def count_hits(x: Tensor) -> Tensor:
-        z = nn.functional.normalize(network.head(network(x)), dim=1)  # (2m, projection_dim)
-        similarity = (z @ z.T).fill_diagonal_(-torch.inf)
-        other = torch.arange(len(z), device=z.device).roll(len(z) // 2)
-        return (similarity.argmax(1) == other).sum()
-
-    n_hits = torch.stack(_map_views(count_hits, network, samples, views, seed)).sum()
-    return int(n_hits) / (2 * len(samples))
-
-
-@torch.inference_mode()
-def _map_views(
-    function: Callable[[Tensor], Tensor],
-    network: SimCLRNetwork,
-    samples: Samples,
-    views: Views,
-    seed: int,
-) -> list[Tensor]:
-    """Apply a function to two views (2m, c, h, w) of each block of m >= 2 samples.
-
-    Row i and row i + m are those of one sample.
-    """
-    network.eval()
-    samples = samples.in_bytes() if views.take_bytes else samples
-    generator = cpu_generator(seed, _SCORE_STREAM)
-    indices = torch.arange(len(samples)).tensor_split(-(-len(samples) // _EVALUATED_ROWS))
-    with global_draws(views.draws_globally, derived_seed(seed, _SCORE_STREAM), samples.device):
-        batches = samples.batches(indices)
-        return [function(torch.cat(views(batch, generator))) for batch in batches]
-
-
-def _whole(batch: Tensor, image_size: int | None) -> Tensor:
-    return resize(batch, image_size) if image_size else batch

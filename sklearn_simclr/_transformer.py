@@ -33,6 +33,7 @@ from sklearn_simclr._data import (
 from sklearn_simclr._device import plain_torch, resolve_precision, seeded_global_generator
 from sklearn_simclr._distributed import ALONE, World, joined
 from sklearn_simclr._export import ExportedNetwork, write_onnx
+from sklearn_simclr._inference import discrimination_accuracy, encode, encode_views
 from sklearn_simclr._labels import read_labels
 from sklearn_simclr._network import SimCLRNetwork
 from sklearn_simclr._persistence import load_moments, to_plain
@@ -44,9 +45,6 @@ from sklearn_simclr._training import (
     Objective,
     check_agreement,
     check_training,
-    discrimination_accuracy,
-    encode,
-    encode_views,
     train,
 )
 from sklearn_simclr._warnings import warn_caller

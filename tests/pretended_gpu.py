@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sklearn_simclr import losses
+from sklearn_simclr._inference import encode
 from sklearn_simclr._network import build_network
-from sklearn_simclr._training import encode
 from sklearn_simclr._view_parts import ViewPart
 from sklearn_simclr.augmentation import (
     AffineAugmentation,

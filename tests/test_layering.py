@@ -16,7 +16,7 @@ LAYERS = (
     {"_classifier"},
     {"_transformer"},
     {"_run"},
-    {"_export", "_finetuning", "_training"},
+    {"_export", "_finetuning", "_inference", "_training"},
     {"_micro_batches", "_network", "_probe", "_reading", "_views", "callbacks"},
     {
         "_checkpoints",

@@ -12,9 +12,10 @@ from torch import nn
 from sklearn_simclr import SimCLRClassifier, _micro_batches
 from sklearn_simclr._data import Samples
 from sklearn_simclr._distributed import World
+from sklearn_simclr._inference import encode
 from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._network import build_network
-from sklearn_simclr._training import Objective, encode, train
+from sklearn_simclr._training import Objective, train
 from sklearn_simclr._views import Views
 from sklearn_simclr.augmentation import FeatureCorruption
 from sklearn_simclr.losses import resolve_loss
