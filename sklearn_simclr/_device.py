@@ -1,26 +1,13 @@
-"""Device, precision and generators: found out when needed, never stored."""
+"""Device and precision: found out when needed, never stored."""
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from sklearn_simclr._allocator import reused_memory
 from sklearn_simclr._workers import fair_threads, in_forked_process, warn_of_shared_gpu
-
-_GLOBAL_GENERATOR = threading.RLock()
-
-
-def _renew_lock() -> None:
-    global _GLOBAL_GENERATOR
-    _GLOBAL_GENERATOR = threading.RLock()  # another thread of the parent may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -108,16 +95,6 @@ def mixed_precision(precision: torch.dtype, device: torch.device) -> torch.autoc
     return torch.autocast(device.type, dtype=precision)
 
 
-def derived_seed(seed: int, *path: int) -> int:
-    """Seed that depends on `seed` and on what it is for, such as the number of an epoch."""
-    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def cpu_generator(seed: int, *path: int) -> torch.Generator:
-    """Return a generator on the CPU with a derived seed."""
-    return torch.Generator().manual_seed(derived_seed(seed, *path))
-
-
 @contextlib.contextmanager
 def plain_torch(*, reuses_memory: bool = False) -> Iterator[None]:
     """Shut out what the caller may have switched on: no_grad, autocast, a default device.
@@ -140,63 +117,6 @@ def plain_torch(*, reuses_memory: bool = False) -> Iterator[None]:
         if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
-
-
-@contextlib.contextmanager
-def seeded_global_generator(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators for a while and put them back.
-
-    For code that can draw from nowhere else: the initialisation of layers, dropout, the user's own
-    callables. It runs in float32 by default. Threads take turns, so that each sees its own seed.
-    """
-    with _GLOBAL_GENERATOR, _float32_by_default():
-        before = generator_states(device)
-        try:
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            elif device.type == "mps":
-                torch.mps.manual_seed(seed)
-            yield
-        finally:
-            set_generator_states(before, device)
-
-
-def generator_states(device: torch.device) -> list[torch.Tensor]:
-    """Return the states of torch's global generators, for the CPU and for this device."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    elif device.type == "mps":
-        states.append(torch.mps.get_rng_state())
-    return states
-
-
-def set_generator_states(states: list[torch.Tensor], device: torch.device) -> None:
-    """Put torch's global generators back to what `generator_states` has returned."""
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(states[1])
-
-
-def global_draws(
-    needed: bool, seed: int, device: torch.device
-) -> contextlib.AbstractContextManager:
-    """Seed torch's global generators for a while if code that may draw from them is to run."""
-    return seeded_global_generator(seed, device) if needed else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _float32_by_default() -> Iterator[None]:
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(dtype)
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,15 +11,11 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_simclr._data import Samples
-from sklearn_simclr._device import (
-    cpu_generator,
-    derived_seed,
-    global_draws,
-    synchronize,
-)
+from sklearn_simclr._device import synchronize
 from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._placement import placed
+from sklearn_simclr._random import cpu_generator, derived_seed, global_draws
 from sklearn_simclr._views import Views
 from sklearn_simclr.optim import set_learning_rate
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_simclr._data import Samples
-from sklearn_simclr._device import cpu_generator, derived_seed, global_draws
 from sklearn_simclr._distributed import ALONE, World
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._micro_batches import is_out_of_memory, release_memory
 from sklearn_simclr._network import SimCLRNetwork
+from sklearn_simclr._random import cpu_generator, derived_seed, global_draws
 from sklearn_simclr._views import Views
 
 _EVALUATED_ROWS = 256  # at a time, at most

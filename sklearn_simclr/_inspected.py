@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from sklearn_simclr._classifier import SimCLRClassifier
 from sklearn_simclr._data import Samples, channel_statistics
-from sklearn_simclr._device import cpu_generator, global_draws, plain_torch
+from sklearn_simclr._device import plain_torch
 from sklearn_simclr._files import ImageFiles
 from sklearn_simclr._inference import encode
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._pictures import check_channels, contrast_limits, to_pictures
+from sklearn_simclr._random import cpu_generator, global_draws
 from sklearn_simclr._reading import open_to_learn, read_samples
 from sklearn_simclr._transformer import SimCLRTransformer
 from sklearn_simclr._views import Views, is_view_of, refusal_of

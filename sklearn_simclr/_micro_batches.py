@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sklearn_simclr._device import generator_states, mixed_precision, set_generator_states
+from sklearn_simclr._device import mixed_precision
 from sklearn_simclr._distributed import ALONE, World
 from sklearn_simclr._graphs import compiled
+from sklearn_simclr._random import generator_states, set_generator_states
 from sklearn_simclr._warnings import warn_caller
 
 # What RuntimeErrors say of a lack of memory: torch and oneDNN on CPUs, torch on Apple's GPUs, CUDA,

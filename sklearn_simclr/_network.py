@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sklearn_simclr._device import seeded_global_generator
+from sklearn_simclr._random import seeded_global_generator
 from sklearn_simclr.encoders import (
     ConvNetEncoder,
     MLPEncoder,

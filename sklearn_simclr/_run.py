@@ -9,11 +9,12 @@ import torch
 from sklearn_simclr._checkpoints import CheckpointStore
 from sklearn_simclr._composition import is_our_own
 from sklearn_simclr._data import Samples, batch_shape
-from sklearn_simclr._device import derived_seed, describe
+from sklearn_simclr._device import describe
 from sklearn_simclr._distributed import World
 from sklearn_simclr._fingerprint import fingerprint
 from sklearn_simclr._network import SimCLRNetwork, build_network
 from sklearn_simclr._persistence import load_moments, load_weights, to_plain
+from sklearn_simclr._random import derived_seed
 from sklearn_simclr._training import Objective
 from sklearn_simclr._version import __version__
 from sklearn_simclr._views import Views

@@ -14,18 +14,13 @@ from torch import Tensor, nn
 
 from sklearn_simclr._batch_norm import quick_batch_norm
 from sklearn_simclr._data import Samples, batch_shape, shuffled_batches
-from sklearn_simclr._device import (
-    cpu_generator,
-    derived_seed,
-    global_draws,
-    mixed_precision,
-    synchronize,
-)
+from sklearn_simclr._device import mixed_precision, synchronize
 from sklearn_simclr._distributed import ALONE, World, disagreement, global_batch_norm
 from sklearn_simclr._graphs import Replayed, fastest_convolutions
 from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._placement import placed
+from sklearn_simclr._random import cpu_generator, derived_seed, global_draws
 from sklearn_simclr._views import Views, is_view_of, refusal_of
 from sklearn_simclr.losses import full_precision
 from sklearn_simclr.optim import set_learning_rate

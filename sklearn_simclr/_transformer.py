@@ -30,7 +30,7 @@ from sklearn_simclr._data import (
     channel_statistics,
     stays_tensor,
 )
-from sklearn_simclr._device import plain_torch, resolve_precision, seeded_global_generator
+from sklearn_simclr._device import plain_torch, resolve_precision
 from sklearn_simclr._distributed import ALONE, World, joined
 from sklearn_simclr._export import ExportedNetwork, write_onnx
 from sklearn_simclr._inference import discrimination_accuracy, encode, encode_views
@@ -38,6 +38,7 @@ from sklearn_simclr._labels import read_labels
 from sklearn_simclr._network import SimCLRNetwork
 from sklearn_simclr._persistence import load_moments, to_plain
 from sklearn_simclr._progress import Progress
+from sklearn_simclr._random import seeded_global_generator
 from sklearn_simclr._reading import open_files, open_to_learn, read_samples
 from sklearn_simclr._run import Run, network_input, restored_network, views_of
 from sklearn_simclr._training import (

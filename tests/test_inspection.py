@@ -21,8 +21,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
-from sklearn_simclr._device import cpu_generator
 from sklearn_simclr._pictures import standing_apart
+from sklearn_simclr._random import cpu_generator
 from sklearn_simclr.augmentation import AffineAugmentation, FeatureCorruption, SimCLRAugmentation
 from sklearn_simclr.inspection import (
     EmbeddingDisplay,

@@ -46,6 +46,7 @@ LAYERS = (
         "_pictures",
         "_pretrained",
         "_progress",
+        "_random",
         "_version",
         "_view_params",
         "_whole_files",
