@@ -17,7 +17,6 @@ from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import _num_samples, check_is_fitted
 from torch import Tensor
 
-from sklearn_simclr._data import as_array
 from sklearn_simclr._device import describe, plain_torch, resolve_precision
 from sklearn_simclr._distributed import World, joined
 from sklearn_simclr._export import ExportedNetwork, write_onnx
@@ -28,7 +27,7 @@ from sklearn_simclr._persistence import load_weights, to_plain
 from sklearn_simclr._probe import LinearModel, fit_probe
 from sklearn_simclr._progress import Progress
 from sklearn_simclr._random import derived_seed
-from sklearn_simclr._reading import open_to_learn
+from sklearn_simclr._reading import as_array, open_to_learn
 from sklearn_simclr._run import views_of
 from sklearn_simclr._transformer import SimCLRTransformer
 from sklearn_simclr.optim import make_optimizer, warmup_cosine

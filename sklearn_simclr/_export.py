@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sklearn_simclr._data import match_pixel_range
 from sklearn_simclr._kernels import resizing_matrices
 from sklearn_simclr._network import SimCLRNetwork, standardised
+from sklearn_simclr._reading import match_pixel_range
 from sklearn_simclr.projection import first_layers
 
 _INPUT_DTYPES = ("auto", "uint8", "float32")

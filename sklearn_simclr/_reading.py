@@ -1,28 +1,22 @@
 """X as the user gives it, checked in scikit-learn's way, to samples."""
 
 import math
+from numbers import Integral
 
 import numpy as np
 import torch
-from sklearn.utils import _safe_indexing, check_consistent_length
+from sklearn import get_config
+from sklearn.utils import _safe_indexing, check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
+from torch import Tensor
 
-from sklearn_simclr._data import (
-    Samples,
-    TensorRows,
-    as_array,
-    is_streamable,
-    largest_byte,
-    match_pixel_range,
-    read_extremes,
-    read_image_shape,
-    read_pixel_range,
-    stays_tensor,
-)
+from sklearn_simclr._data import Samples, TensorRows, block_indices
 from sklearn_simclr._device import resolve_device
 from sklearn_simclr._files import ImageFiles, as_paths, read_files
 from sklearn_simclr._warnings import warn_caller
 
+_CHANNEL_COUNTS = (1, 3, 4)  # an axis of such a length is taken for the channels
+_LARGEST_UNIT_PIXEL = 2  # room for interpolation that overshoots [0, 1]
 _BYTES = (0.0, 255.0)  # the pixels that stand for 0 and 1
 _DIM = 16  # up to which bytes are likely to be something else, such as masks or few levels
 
@@ -115,12 +109,8 @@ def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
             _check_image_shape(estimator, X.image_shape)
         return X.rows, X.image_shape
     X = as_array(X)
-    image_shape = None
-    if hasattr(X, "shape"):
-        image_shape = read_image_shape(
-            tuple(X.shape), estimator.image_shape, estimator.channel_axis
-        )
-    if hasattr(X, "shape") and not reset:
+    image_shape = read_image_shape(tuple(X.shape), estimator.image_shape, estimator.channel_axis)
+    if not reset:
         _check_several(estimator, tuple(X.shape))
         if len(X.shape) > 2:
             _check_image_shape(estimator, image_shape)
@@ -169,3 +159,219 @@ def _check_image_shape(estimator, image_shape: tuple | None) -> None:
 
 def _describe(image_shape: tuple[int, int, int] | None) -> str:
     return "vectors" if image_shape is None else f"images of (h, w, c) = {image_shape}"
+
+
+def stays_tensor(X) -> bool:
+    """Whether X is a tensor, and scikit-learn's array API dispatch wants it to stay one."""
+    return isinstance(X, Tensor) and get_config()["array_api_dispatch"]
+
+
+def as_array(X):
+    """Bring tensors, lists and the like to NumPy; leave frames and sparse matrices alone.
+
+    Tensors stay tensors under scikit-learn's array API dispatch.
+
+    Raises
+    ------
+    ValueError
+        If the samples differ in shape, are complex or text, or have no values.
+    TypeError
+        If X is no sequence, such as a generator or a Bunch.
+    """
+    if isinstance(X, Tensor):
+        if X.is_meta:
+            raise ValueError("X is a tensor on the device 'meta', which holds no values.")
+        if X.is_complex():
+            raise ValueError(f"Complex data not supported: X is a tensor of {X.dtype}.")
+        X = X.detach()
+        X = X.float() if X.dtype == torch.bfloat16 else X
+        return X if stays_tensor(X) else X.cpu().numpy()
+    elif not hasattr(X, "shape"):
+        try:
+            if isinstance(X, list | tuple) and X and all(isinstance(x, Tensor) for x in X):
+                return as_array(torch.stack(X))
+            given, X = X, np.asarray(X)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"X must hold samples of one shape, got a ragged sequence ({error}). "
+                "Bring all images to one size first."
+            ) from error
+        if X.ndim == 0 and X.dtype == object:
+            raise TypeError(
+                "X must be an array, a tensor, or a list of samples or paths; got a "
+                f"{type(given).__name__}. Pass list(X) of a generator, X.data of a Bunch."
+            )
+    if _is_text(X):
+        raise ValueError(
+            "X must hold numbers, or the paths of image files in a single column of str or Path; "
+            "got other text."
+        )
+    if getattr(X, "ndim", 0) == 1 and len(X) and np.ndim(_first(X)) > 0:
+        raise ValueError(
+            f"X is a {type(X).__name__} of {len(X)} arrays, which are no array of numbers. Pass "
+            "np.stack(list(X)), if all are of one shape."
+        )
+    return X
+
+
+def _is_text(X) -> bool:
+    if isinstance(X, np.ndarray) and X.dtype.kind in "US":
+        return True
+    if getattr(X, "ndim", 0) != 1 or not len(X):
+        return False
+    return isinstance(_first(X), str)
+
+
+def _first(X):
+    return X.iloc[0] if hasattr(X, "iloc") else X[0]
+
+
+def read_image_shape(
+    shape: tuple[int, ...], image_shape: tuple[int, ...] | None, channel_axis: int
+) -> tuple[int, int, int] | None:
+    """Return (h, w, c) of the images in an X of this shape, None if it holds vectors.
+
+    Raises
+    ------
+    ValueError
+        If the shape is not that of images, or contradicts `image_shape` or `channel_axis`.
+    """
+    if image_shape is not None:
+        image_shape = _check_given_shape(image_shape)
+    if len(shape) <= 2:
+        if image_shape is not None and len(shape) == 2 and np.prod(image_shape) != shape[1]:
+            raise ValueError(
+                f"image_shape={image_shape} needs rows of {np.prod(image_shape)} values, "
+                f"but X has shape {shape}."
+            )
+        return image_shape
+    if len(shape) == 3:
+        found = (*shape[1:], 1)
+    elif len(shape) == 4:
+        found = _read_channels(shape, channel_axis)
+    else:
+        raise ValueError(
+            "X must be vectors (n, d) or images (n, h, w), (n, h, w, c) or, with channel_axis=1, "
+            f"(n, c, h, w); got shape {shape}."
+        )
+    if image_shape is not None and image_shape != found:
+        raise ValueError(
+            f"image_shape={image_shape} describes the rows of a 2-D X, but X has shape {shape}, "
+            f"images of {found}. Leave image_shape=None."
+        )
+    return found
+
+
+def _check_given_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(image_shape) not in (2, 3) or not all(
+        isinstance(side, Integral) and side > 0 for side in image_shape
+    ):
+        raise ValueError(
+            "image_shape must be (height, width) or (height, width, channels), whole numbers > 0; "
+            f"got {image_shape!r}."
+        )
+    return (*map(int, image_shape), 1)[:3]
+
+
+def _read_channels(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
+    first, last = shape[1] in _CHANNEL_COUNTS, shape[3] in _CHANNEL_COUNTS
+    if channel_axis == -1 and first and not last:
+        raise ValueError(
+            f"X of shape {shape} looks as if the channels came first, but channel_axis=-1 says "
+            "last. Pass channel_axis=1."
+        )
+    if channel_axis == 1 and last and not first:
+        raise ValueError(
+            f"X of shape {shape} looks as if the channels came last, but channel_axis=1 says "
+            "first. Pass channel_axis=-1."
+        )
+    return shape[1:] if channel_axis == -1 else (*shape[2:], shape[1])
+
+
+def is_streamable(X) -> bool:
+    """Whether X is an array or tensor of samples that can be read block by block as it is."""
+    if isinstance(X, Tensor):
+        return X.ndim >= 2
+    return type(X) in (np.ndarray, np.memmap) and X.ndim >= 2 and X.dtype.kind in "biuf"
+
+
+def read_extremes(rows: np.ndarray | TensorRows, estimator) -> tuple[float, float]:
+    """Return the smallest and the largest value, as float32; of uint8, those that it can hold.
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite as float32, in scikit-learn's words for this estimator.
+    """
+    if rows.dtype == np.uint8:
+        return 0.0, 255.0
+    extremes, dtype = [], np.float32
+    if isinstance(rows, TensorRows):
+        rows, dtype = rows.tensor, torch.float32
+    for index in block_indices(rows):
+        block = rows[index[0] : index[-1] + 1]
+        block = block.reshape(len(block), math.prod(block.shape[1:]))
+        block = check_array(block, dtype=dtype, estimator=estimator, input_name="X")
+        extremes += [float(block.min()), float(block.max())]
+    return min(extremes), max(extremes)
+
+
+def largest_byte(rows: np.ndarray | TensorRows, enough: int) -> int:
+    """Return the largest value of uint8, or the first to be found that is larger than `enough`."""
+    values, largest = getattr(rows, "tensor", rows), 0
+    for index in block_indices(rows):
+        largest = max(largest, int(values[index[0] : index[-1] + 1].max()))
+        if largest > enough:
+            break
+    return largest
+
+
+def read_pixel_range(dtype: np.dtype, extremes: tuple[float, float]) -> tuple[float, float]:
+    """Return the values that stand for 0 and 1: those of the dtype, of [0, 1], or the extremes."""
+    low, high = extremes
+    if dtype == np.uint8:
+        return 0.0, 255.0
+    if 0 <= low and high <= 1:
+        return 0.0, 1.0
+    return low, high if high > low else low + 1
+
+
+def match_pixel_range(
+    dtype: np.dtype, extremes: tuple[float, float], fitted: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the pixel range to read new rows with, given the one learned in fit.
+
+    Bytes stay bytes where the model has learned from pixels in [0, 1]; everything else has to be
+    in the units of fit.
+
+    Raises
+    ------
+    ValueError
+        If floats lie in [0, 1] but the model has learned from bytes, or the reverse; if the model
+        has learned from negative pixels, which bytes cannot be, or bytes are 0 and 1.
+    """
+    _, highest = extremes
+    if dtype == np.uint8 and fitted[0] < 0:
+        raise ValueError(
+            "X holds pixels in 0..255, but the transformer was fitted on pixels from {:g} to {:g}. "
+            "Pass an array that is scaled as in fit.".format(*fitted)
+        )
+    if dtype == np.uint8 and fitted == (0.0, 1.0) and highest == 1:
+        raise ValueError(
+            "X is uint8, whose 255 stands for 1, but its largest value is 1, and the transformer "
+            "was fitted on pixels in [0, 1]. Pass X.astype(float); or X / 255, if these are bytes "
+            "of images that are nearly black."
+        )
+    if dtype == np.uint8:
+        return (0.0, 255.0) if fitted == (0.0, 1.0) else fitted
+    if fitted == (0.0, 255.0) and 0 < highest <= 1 and dtype.kind == "f":
+        raise ValueError(
+            f"X holds {dtype} values in [0, 1], but the transformer was fitted on pixels in "
+            "0..255. Pass X * 255, or the uint8 images."
+        )
+    if fitted == (0.0, 1.0) and highest > _LARGEST_UNIT_PIXEL:
+        raise ValueError(
+            f"X reaches {highest:g}, but the transformer was fitted on pixels in [0, 1]. Scale "
+            "X as in fit, or pass uint8 images."
+        )
+    return fitted

@@ -28,7 +28,6 @@ from sklearn_simclr._data import (
     Samples,
     batch_shape,
     channel_statistics,
-    stays_tensor,
 )
 from sklearn_simclr._device import plain_torch, resolve_precision
 from sklearn_simclr._distributed import ALONE, World, joined
@@ -39,7 +38,7 @@ from sklearn_simclr._network import SimCLRNetwork
 from sklearn_simclr._persistence import load_moments, to_plain
 from sklearn_simclr._progress import Progress
 from sklearn_simclr._random import seeded_global_generator
-from sklearn_simclr._reading import open_files, open_to_learn, read_samples
+from sklearn_simclr._reading import open_files, open_to_learn, read_samples, stays_tensor
 from sklearn_simclr._run import Run, network_input, restored_network, views_of
 from sklearn_simclr._training import (
     EpochRecord,

@@ -1,4 +1,4 @@
-"""Which device, which precision, and generators that leave the process as it was."""
+"""Which device, and which precision."""
 
 import pytest
 import torch

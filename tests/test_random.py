@@ -8,7 +8,6 @@ import torch
 from sklearn_simclr._random import cpu_generator, derived_seed, seeded_global_generator
 
 CPU = torch.device("cpu")
-CPU_CHECKS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 def test_derived_seeds_depend_on_the_seed_and_on_each_part_of_the_path():
