@@ -3,22 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_simclr._composition import draws_params
+from sklearn_simclr._composition import draws_params, is_our_own
 from sklearn_simclr._graphs import Replayed, beside
 from sklearn_simclr._kernels import resize
-from sklearn_simclr._placement import packed, placed, unpacked
-from sklearn_simclr.augmentation import (
-    draw_two,
-    make_two,
-    makes_size,
-    mixes_samples,
-    takes_bytes,
-    two_views,
-    two_views_of_share,
-)
+from sklearn_simclr._placement import map_leaves, packed, placed, unpacked
+from sklearn_simclr.augmentation import makes_size, mixes_samples, takes_bytes
 
 
 def is_view_of(view, batch: Tensor) -> bool:
@@ -36,6 +29,42 @@ def refusal_of(
         f"augmentation={augmentation!r} must return {wanted}; for a batch of shape "
         f"{tuple(batch.shape)} it returned {met}."
     )
+
+
+def two_views(augmentation, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the pair of views that the loss compares.
+
+    Augmentation objects, those with ``make_params``, get the generator; any other callable gets
+    the batch alone and draws as it likes.
+    """
+    if not draws_params(augmentation):
+        return augmentation(batch.clone()), augmentation(batch)  # it may work in place
+    params = _draw_two(augmentation, batch.shape, generator)
+    return _make_two(augmentation, batch, _sent(augmentation, params, batch.device))
+
+
+def _draw_two(augmentation, shape: tuple[int, ...], generator: torch.Generator) -> list[dict]:
+    """Draw the parameters of a pair of views of a batch of this shape, but for views as it is."""
+    n_drawn = 1 if mixes_samples(augmentation) else 2
+    return [augmentation.make_params(shape, generator) for _ in range(n_drawn)]
+
+
+def _make_two(augmentation, batch: Tensor, params: list[dict]) -> tuple[Tensor, Tensor]:
+    """Make the pair of views that `_draw_two` has drawn parameters of."""
+    *first, second = (augmentation.apply(batch, each) for each in params)
+    return (*first, second) if first else (batch, second)
+
+
+def _sent(augmentation, params, device: torch.device):
+    """Send the parameters of our own views to a GPU, in one transfer; leave those of others."""
+    if device.type != "cuda" or not is_our_own(augmentation):
+        return params
+    return unpacked(placed(packed(params), device), like=params)
+
+
+def _rows_of(values: Tensor | np.ndarray, share: slice, n: int) -> Tensor | np.ndarray:
+    """Take the share of values of n samples each, of others all."""
+    return values[share] if values.ndim and len(values) == n else values
 
 
 class Views(NamedTuple):
@@ -68,12 +97,12 @@ class Views(NamedTuple):
         make, like = None, None
 
         def both(batch: Tensor, data: Tensor) -> Tensor:
-            return torch.cat(make_two(self.augmentation, batch, unpacked(data, like)))
+            return torch.cat(_make_two(self.augmentation, batch, unpacked(data, like)))
 
         def pair_of(batch: Tensor, generator: torch.Generator) -> Tensor:
             nonlocal make, like
             batch = self._resized(batch)
-            params = draw_two(self.augmentation, batch.shape, generator)
+            params = _draw_two(self.augmentation, batch.shape, generator)
             if make is None:
                 make, like = Replayed(both, n_batches), params
             return make(batch, placed(packed(params), device))
@@ -90,7 +119,16 @@ class Views(NamedTuple):
 
         `rows` are the samples in the share, or the whole batch if `mixes_samples`.
         """
-        return two_views_of_share(self.augmentation, self._resized(rows), generator, share, n)
+        rows, augmentation = self._resized(rows), self.augmentation
+        if self.mixes_samples:
+            first, second = two_views(augmentation, rows, generator)
+            return first[share], second[share]
+        if not draws_params(augmentation):
+            return two_views(augmentation, rows, generator)
+        params = _draw_two(augmentation, (n, *rows.shape[1:]), generator)
+        kinds = (Tensor, np.ndarray)
+        params = map_leaves(lambda values: _rows_of(values, share, n), params, kinds)
+        return _make_two(augmentation, rows, _sent(augmentation, params, rows.device))
 
     @property
     def take_bytes(self) -> bool:

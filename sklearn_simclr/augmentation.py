@@ -10,13 +10,12 @@ range, and ``skipped(shape)`` names what does not apply to images of shape (c, h
 import math
 from numbers import Integral, Real
 
-import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils._param_validation import Interval
 from torch import Generator, Tensor
 
-from sklearn_simclr._composition import Compose, draws_params, is_our_own, parts_of, skipped_by
+from sklearn_simclr._composition import Compose, draws_params, parts_of, skipped_by
 from sklearn_simclr._kernels import (
     affine,
     blur_rows,
@@ -27,7 +26,7 @@ from sklearn_simclr._kernels import (
     resized_crop,
     update_rows,
 )
-from sklearn_simclr._placement import map_leaves, packed, placed, unpacked
+from sklearn_simclr._placement import placed
 from sklearn_simclr._view_params import (
     CROP_RATIO,
     PROBABILITY,
@@ -430,58 +429,6 @@ def _auto_augmentation(image_shape: tuple | None):
     return AffineAugmentation() if image_shape[2] == 1 else SimCLRAugmentation()
 
 
-def two_views(augmentation, batch: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Return the pair of views that the loss compares.
-
-    Augmentation objects, those with ``make_params``, get the generator; any other callable gets
-    the batch alone and draws as it likes.
-    """
-    if not draws_params(augmentation):
-        return augmentation(batch.clone()), augmentation(batch)  # it may work in place
-    params = draw_two(augmentation, batch.shape, generator)
-    return make_two(augmentation, batch, _sent(augmentation, params, batch.device))
-
-
-def draw_two(augmentation, shape: tuple[int, ...], generator: Generator) -> list[dict]:
-    """Draw the parameters of a pair of views of a batch of this shape, but for views as it is."""
-    n_drawn = 1 if mixes_samples(augmentation) else 2
-    return [augmentation.make_params(shape, generator) for _ in range(n_drawn)]
-
-
-def make_two(augmentation, batch: Tensor, params: list[dict]) -> tuple[Tensor, Tensor]:
-    """Make the pair of views that `draw_two` has drawn parameters of."""
-    *first, second = (augmentation.apply(batch, each) for each in params)
-    return (*first, second) if first else (batch, second)
-
-
-def _sent(augmentation, params, device: torch.device):
-    """Send the parameters of our own views to a GPU, in one transfer; leave those of others."""
-    if device.type != "cuda" or not is_our_own(augmentation):
-        return params
-    return unpacked(placed(packed(params), device), like=params)
-
-
-def two_views_of_share(
-    augmentation, rows: Tensor, generator: Generator, share: slice, n: int
-) -> tuple[Tensor, Tensor]:
-    """Return of the pair of views of a batch of n samples those of a share of them.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (k, ...) or (n, ...)
-        The samples in the share; the whole batch if `mixes_samples` says so.
-    """
-    if mixes_samples(augmentation):
-        first, second = two_views(augmentation, rows, generator)
-        return first[share], second[share]
-    if not draws_params(augmentation):
-        return two_views(augmentation, rows, generator)
-    params = draw_two(augmentation, (n, *rows.shape[1:]), generator)
-    kinds = (Tensor, np.ndarray)
-    params = map_leaves(lambda values: _rows_of(values, share, n), params, kinds)
-    return make_two(augmentation, rows, _sent(augmentation, params, rows.device))
-
-
 def mixes_samples(augmentation) -> bool:
     """Whether a view needs other samples of the batch."""
     return isinstance(augmentation, FeatureCorruption)
@@ -497,8 +444,3 @@ def takes_bytes(augmentation) -> bool:
     if type(augmentation) is Compose:
         return takes_bytes(augmentation.steps[0][1])
     return type(augmentation) in (SimCLRAugmentation, Crop)  # a subclass may do other things first
-
-
-def _rows_of(values: Tensor | np.ndarray, share: slice, n: int) -> Tensor | np.ndarray:
-    """Take the share of values of n samples each, of others all."""
-    return values[share] if values.ndim and len(values) == n else values

@@ -17,12 +17,12 @@ from sklearn_simclr import losses
 from sklearn_simclr._inference import encode
 from sklearn_simclr._network import build_network
 from sklearn_simclr._view_parts import ViewPart
+from sklearn_simclr._views import two_views
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
     Compose,
     FeatureCorruption,
     SimCLRAugmentation,
-    two_views,
 )
 from sklearn_simclr.encoders import ResNetEncoder
 from sklearn_simclr.optim import make_optimizer

@@ -25,6 +25,7 @@ from sklearn_simclr._kernels import (
     resize,
     resized_crop,
 )
+from sklearn_simclr._views import two_views
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
     Compose,
@@ -35,7 +36,6 @@ from sklearn_simclr.augmentation import (
     SimCLRAugmentation,
     resolve_augmentation,
     takes_bytes,
-    two_views,
 )
 
 IMAGE_AUGMENTATIONS = (SimCLRAugmentation(), AffineAugmentation())

@@ -19,6 +19,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from sklearn_simclr._training import Views
+from sklearn_simclr._views import two_views
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
     ColorDrop,
@@ -36,7 +37,6 @@ from sklearn_simclr.augmentation import (
     Sobel,
     Solarize,
     resolve_augmentation,
-    two_views,
 )
 
 TV_COLOR = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)

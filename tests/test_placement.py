@@ -9,13 +9,12 @@ from torch.utils._pytree import tree_leaves
 from sklearn_simclr import _kernels, _views
 from sklearn_simclr._placement import map_leaves, packed, unpacked
 from sklearn_simclr._view_parts import ViewPart
-from sklearn_simclr._views import Views
+from sklearn_simclr._views import Views, two_views
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
     Compose,
     FeatureCorruption,
     SimCLRAugmentation,
-    two_views,
 )
 
 EVERY_PART = Compose([(part.__name__, part()) for part in ViewPart.__subclasses__()])
