@@ -157,9 +157,6 @@ class _HashingSink(io.RawIOBase):
         self._hash.update(data)
         return self._file.write(data)
 
-    def writable(self) -> bool:
-        return True
-
     def digest(self) -> bytes:
         return self._hash.digest()
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sklearn_simclr._batch_norm import update_statistics
+from sklearn_simclr._placement import by_kind
 from sklearn_simclr._workers import is_worker
 
 _PATIENCE = timedelta(minutes=30)  # how long the others may take to reach the same point
@@ -73,7 +73,7 @@ class World:
         """
         if self.size == 1:
             return
-        for params in _by_kind(param for param in parameters if param.requires_grad):
+        for params in by_kind(param for param in parameters if param.requires_grad):
             has_gradient = [float(param.grad is not None) for param in params]
             flat = [_gradient(param).reshape(-1) for param in params]
             message = torch.cat([*flat, flat[0].new_tensor(has_gradient)])
@@ -100,7 +100,7 @@ class World:
         """Overwrite tensors by those of the first process."""
         if self.size == 1:
             return
-        for like in _by_kind(tensors):
+        for like in by_kind(tensors):
             message = torch.cat([tensor.detach().reshape(-1) for tensor in like])
             with self._talking() as group:
                 dist.broadcast(message, src=0, group=group)
@@ -274,14 +274,6 @@ def _pickled_error(error: Exception) -> bytes:
         return pickle.dumps((None, error))
     except Exception:  # of a class that does not pickle
         return pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")))
-
-
-def _by_kind(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """Tensors of one dtype and one device, which can travel together."""
-    groups = defaultdict(list)
-    for tensor in tensors:
-        groups[tensor.dtype, tensor.device].append(tensor)
-    return groups.values()
 
 
 def _gradient(param: nn.Parameter) -> Tensor:

@@ -1,6 +1,5 @@
 """Gradients of batches that memory does not hold: the network sees some samples at a time."""
 
-from collections import defaultdict
 from collections.abc import Callable
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from sklearn_simclr._device import mixed_precision
 from sklearn_simclr._distributed import ALONE, World
 from sklearn_simclr._graphs import compiled
+from sklearn_simclr._placement import by_kind
 from sklearn_simclr._random import generator_states, set_generator_states
 from sklearn_simclr._warnings import warn_caller
 
@@ -188,7 +188,7 @@ class MicroBatches:
         These are buffers, such as running statistics, and generators.
         """
         buffers = [getattr(module, name) for module, name in self._buffers]
-        groups = _by_kind(buffers)
+        groups = by_kind(buffers)
         # One copy of many small tensors, since this is done in every step.
         copies = [torch.cat([buffer.reshape(-1) for buffer in group]) for group in groups]
         generators = generator_states(self.device) if self.draws_globally else None
@@ -246,11 +246,3 @@ def release_memory(device: torch.device) -> None:
     """Give back what nothing refers to any more, but may be kept for later."""
     if device.type != "cpu":
         torch.get_device_module(device).empty_cache()
-
-
-def _by_kind(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """Tensors of one dtype and one device, which can be copied together."""
-    groups = defaultdict(list)
-    for tensor in tensors:
-        groups[tensor.dtype, tensor.device].append(tensor)
-    return list(groups.values())

@@ -1,6 +1,7 @@
 """Tensors on their way to a device, without waiting for what it has yet to do."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -21,6 +22,14 @@ def pinned(values: Tensor, device: torch.device) -> Tensor:
     """
     is_sent = device.type == "cuda" and values.device.type == "cpu"
     return values.pin_memory() if is_sent else values
+
+
+def by_kind(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Group tensors of one dtype and one device, which can travel together."""
+    groups = defaultdict(list)
+    for tensor in tensors:
+        groups[tensor.dtype, tensor.device].append(tensor)
+    return list(groups.values())
 
 
 def map_leaves(function: Callable, params, kind: type | tuple[type, ...] = Tensor):

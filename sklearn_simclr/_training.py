@@ -82,7 +82,7 @@ def _try_views(network: SimCLRNetwork, batch: Tensor, views: Views) -> Tensor:
         with torch.no_grad():
             pair = views(batch, cpu_generator(0))
             with dropping_idle_strides(network):
-                z = network.head.eval()(network.eval()(torch.cat(pair)))
+                z = network.eval().head(network(torch.cat(pair)))
     except Exception as error:
         raise ValueError(
             f"augmentation={views.augmentation!r} failed on a batch of shape "

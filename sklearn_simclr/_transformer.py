@@ -57,6 +57,7 @@ from sklearn_simclr.encoders import (
 )
 from sklearn_simclr.losses import LOSSES, resolve_loss
 from sklearn_simclr.optim import (
+    DEFAULT_LEARNING_RATE,
     DEFAULT_WEIGHT_DECAY,
     default_learning_rate,
     make_optimizer,
@@ -234,7 +235,7 @@ class SimCLRTransformer(
         "output_layer": [Options(Integral, {0, 1, 2, 3})],
         "loss": [StrOptions(set(LOSSES)), callable],
         "temperature": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "optimizer": [StrOptions({"auto", "muon", "adamw", "sgd", "lars"})],
+        "optimizer": [StrOptions({"auto", *DEFAULT_LEARNING_RATE})],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 2, None, closed="left")],

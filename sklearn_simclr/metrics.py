@@ -11,6 +11,7 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils import column_or_1d, gen_batches
@@ -605,14 +606,31 @@ def _log_sum_over_later_rows(h, block, t):
 
 def _measured(estimator, X, scorer):
     """Return the SimCLRTransformer that is measured, and X as it gets there."""
-    steps = getattr(estimator, "steps", [(None, estimator)])
-    for number, (_, step) in reversed(list(enumerate(steps))):
-        if hasattr(step, "_view_features"):
-            return step, estimator[:number].transform(X) if number else X
-    raise TypeError(
-        f"{scorer} needs a SimCLRTransformer, or a Pipeline with one among its steps, got "
-        f"{estimator!r}. Other features are measured by the functions that take features."
-    )
+    found = _last_transformer(estimator)
+    if found is None:
+        raise TypeError(
+            f"{scorer} needs a SimCLRTransformer, or a Pipeline with one among its steps, got "
+            f"{estimator!r}. Other features are measured by the functions that take features."
+        )
+    transformer, before = found
+    for steps in before:
+        X = steps.transform(X)
+    return transformer, X
+
+
+def _last_transformer(estimator):
+    """Return the last SimCLRTransformer in an estimator and the steps before it; None if none."""
+    if hasattr(estimator, "_view_features"):
+        return estimator, ()
+    if isinstance(estimator, FrozenEstimator):
+        return _last_transformer(estimator.estimator)
+    for number, (_, step) in reversed(list(enumerate(getattr(estimator, "steps", ())))):
+        found = _last_transformer(step)
+        if found is not None:
+            transformer, before = found
+            own = (estimator[:number],) if number else ()
+            return transformer, own + before
+    return None
 
 
 def _to_numpy(values):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.neighbors import KNeighborsClassifier
@@ -549,6 +550,8 @@ def test_pipelines_are_measured_at_their_last_simclr_transformer(simclr, vectors
         assert scorer(pipeline, vectors, y) == expected
     pipeline = make_pipeline("passthrough", simclr(encoder="mlp")).fit(scaled)
     assert scorer(pipeline, scaled, y) == expected
+    inner = make_pipeline(StandardScaler(), FrozenEstimator(model)).fit(vectors)
+    assert scorer(make_pipeline("passthrough", inner, PCA(2)).fit(vectors), vectors, y) == expected
 
 
 def test_of_two_simclr_transformers_the_last_is_measured(simclr, vectors):
