@@ -216,30 +216,29 @@ def train(
     may_compile = is_recorded and compiles == "auto"
     for number in range(n_done, n_epochs):
         epoch, start = first_epoch + number, perf_counter()
-        before = copy.deepcopy(network.state_dict())
         rates = [learning_rate_at(number * n_batches + batch) for batch in range(n_batches)]
-        try:
-            # What draws globally sees other samples on each process, and draws otherwise there.
-            global_seed = derived_seed(seed, _GLOBAL_STREAM, epoch, world.rank)
-            with (
-                global_draws(views.draws_globally, global_seed, samples.device),
-                global_batch_norm(network, world),
-                contextlib.nullcontext() if compiles is True else quick_batch_norm(network),
-                fastest_convolutions(compiles is True or (is_recorded and n_steps >= _MANY_STEPS)),
-            ):
-                loss, largest = _train_epoch(
-                    network,
-                    optimizer,
-                    samples,
-                    views,
-                    pairs_of,
-                    take_step,
-                    batch_size=batch_size,
-                    rates=rates,
-                    generator=cpu_generator(seed, _EPOCH_STREAM, epoch),
-                    world=world,
-                    on_step=on_step,
-                )
+        # What draws globally sees other samples on each process, and draws otherwise there.
+        global_seed = derived_seed(seed, _GLOBAL_STREAM, epoch, world.rank)
+        with (
+            _put_back_on_error(network),
+            global_draws(views.draws_globally, global_seed, samples.device),
+            global_batch_norm(network, world),
+            contextlib.nullcontext() if compiles is True else quick_batch_norm(network),
+            fastest_convolutions(compiles is True or (is_recorded and n_steps >= _MANY_STEPS)),
+        ):
+            loss, largest = _train_epoch(
+                network,
+                optimizer,
+                samples,
+                views,
+                pairs_of,
+                take_step,
+                batch_size=batch_size,
+                rates=rates,
+                generator=cpu_generator(seed, _EPOCH_STREAM, epoch),
+                world=world,
+                on_step=on_step,
+            )
             if not math.isfinite(loss + largest):
                 raise FloatingPointError(
                     f"Epoch {epoch + 1} ended with a loss of {loss} and weights up to "
@@ -248,15 +247,23 @@ def train(
                     "or an encoder or augmentation that overflows in "
                     f"{str(precision).removeprefix('torch.')}."
                 )
-        except BaseException:
-            network.load_state_dict(before)
-            raise
         n_left = n_epochs - number - 1
         if may_compile and n_left * (perf_counter() - start) > _WORTH_COMPILING:
             micro_batches.compile(warns=False)
             may_compile = False
             take_step = step.recorded(n_left * n_batches, size)
         yield EpochRecord(epoch, loss)
+
+
+@contextlib.contextmanager
+def _put_back_on_error(network: nn.Module) -> Iterator[None]:
+    """Give the network its present state again if what is done within does not end well."""
+    before = copy.deepcopy(network.state_dict())
+    try:
+        yield
+    except BaseException:
+        network.load_state_dict(before)
+        raise
 
 
 def _is_recordable(samples: Samples, views: Views, objective: Objective, world: World) -> bool:
