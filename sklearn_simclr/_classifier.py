@@ -208,7 +208,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         n_samples = _num_samples(as_array(X)) if paths is None else len(paths)
         targets = self._read_targets(y, n_samples)
         with joined("fit") as world:
-            classes, codes, random_state = world.from_first(
+            classes, codes, random_state = world.broadcast_result(
                 lambda: (*targets, check_random_state(self.random_state))
             )
             transformer = self._make_transformer(random_state)
@@ -494,10 +494,10 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             part.call_on_fit_task_begin(**lesson.told)
             losses += next(records).losses
             wanted = part.call_on_fit_task_end(**lesson.told, reconstruction_attributes=fitted)
-            if any(lesson.world.collect(bool(wanted))):
+            if any(lesson.world.all_gather_object(bool(wanted))):
                 break
-        lesson.world.take_from_first(trained.state_dict().values())
-        losses[:] = lesson.world.from_first(lambda: losses)
+        lesson.world.broadcast(trained.state_dict().values())
+        losses[:] = lesson.world.broadcast_result(lambda: losses)
         stage.call_on_fit_task_end(**lesson.told, reconstruction_attributes=fitted)
         return fitted()
 

@@ -21,7 +21,7 @@ from sklearn_simclr._batch_norm import update_statistics
 from sklearn_simclr._placement import by_kind
 from sklearn_simclr._workers import is_worker
 
-_PATIENCE = timedelta(minutes=30)  # how long the others may take to reach the same point
+_TIMEOUT = timedelta(minutes=30)  # how long the others may take to reach the same point
 _TURN = threading.RLock()  # of the threads of this process
 _group = None  # what the processes talk in; made at the first need, and anew after an error
 
@@ -59,14 +59,14 @@ class World:
         start = self.rank * least + min(self.rank, rest)
         return slice(start, start + least + (self.rank < rest))
 
-    def gather(self, x: Tensor, n: int) -> Tensor:
+    def all_gather_with_gradient(self, x: Tensor, n: int) -> Tensor:
         """Put the shares (k, ...) of all processes together: (n, ...), the same on each.
 
         The gradient of a share adds up what all processes do with it.
         """
         return x if self.size == 1 else _Gather.apply(x, self, n)
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients of each parameter over the processes, in one message.
 
         What has a gradient nowhere is left without.
@@ -77,7 +77,7 @@ class World:
             has_gradient = [float(param.grad is not None) for param in params]
             flat = [_gradient(param).reshape(-1) for param in params]
             message = torch.cat([*flat, flat[0].new_tensor(has_gradient)])
-            with self._talking() as group:
+            with self._collective() as group:
                 dist.all_reduce(message, group=group)
             *totals, found = message.split([*map(torch.numel, params), len(params)])
             for param, total, anywhere in zip(params, totals, found, strict=True):
@@ -87,29 +87,29 @@ class World:
                     param.grad = torch.empty_like(param)
                 param.grad.copy_(total.view_as(param))
 
-    def mean(self, x: Tensor) -> Tensor:
+    def all_reduce_mean(self, x: Tensor) -> Tensor:
         """Return the mean of x over the processes; not finite if it is not finite on one."""
         if self.size == 1:
             return x
         total = x.clone()
-        with self._talking() as group:
+        with self._collective() as group:
             dist.all_reduce(total, group=group)
         return total / self.size
 
-    def take_from_first(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors by those of the first process."""
         if self.size == 1:
             return
         for like in by_kind(tensors):
             message = torch.cat([tensor.detach().reshape(-1) for tensor in like])
-            with self._talking() as group:
+            with self._collective() as group:
                 dist.broadcast(message, src=0, group=group)
             parts = message.split([tensor.numel() for tensor in like])
             with torch.no_grad():
                 for tensor, part in zip(like, parts, strict=True):
                     tensor.copy_(part.view_as(tensor))
 
-    def from_first(self, function: Callable[[], object]):
+    def broadcast_result(self, function: Callable[[], object]):
         """Call a function on the first process only, and return or raise what it does on all.
 
         It travels as a pickle.
@@ -124,7 +124,7 @@ class World:
             except Exception as error:
                 own_error = error
                 message = [_pickled_error(error)]
-        with self._talking() as group:
+        with self._collective() as group:
             dist.broadcast_object_list(message, src=0, group=group)
         if own_error is not None:
             raise own_error
@@ -133,17 +133,17 @@ class World:
             raise error
         return value
 
-    def collect(self, value) -> list:
+    def all_gather_object(self, value) -> list:
         """Return the values of all processes, in the order of their ranks."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
-        with self._talking() as group:
+        with self._collective() as group:
             dist.all_gather_object(values, value, group=group)
         return values
 
-    def rows_of_all(self, x: Tensor, n: int) -> Tensor:
-        """`gather` without a gradient."""
+    def all_gather(self, x: Tensor, n: int) -> Tensor:
+        """`all_gather_with_gradient` without the gradient."""
         if self.size == 1:
             return x
         longest = -(-n // self.size)
@@ -151,13 +151,13 @@ class World:
         if len(x) < longest:
             padded = torch.cat([padded, x.new_zeros(longest - len(x), *x.shape[1:])])
         parts = [torch.empty_like(padded) for _ in range(self.size)]
-        with self._talking() as group:
+        with self._collective() as group:
             dist.all_gather(parts, padded, group=group)
         shares = [World(rank, self.size).share(n) for rank in range(self.size)]
         return torch.cat([p[: s.stop - s.start] for p, s in zip(parts, shares, strict=True)])
 
     @contextlib.contextmanager
-    def _talking(self) -> Iterator[dist.ProcessGroup]:
+    def _collective(self) -> Iterator[dist.ProcessGroup]:
         """Give the group to talk in, and say what it means if that fails."""
         try:
             yield _joined_group()
@@ -198,7 +198,7 @@ def joined(method: str) -> Iterator[World]:
             "is at it. Fit one model after the other: n_jobs=None, or n_jobs=1."
         )
     try:
-        methods = world.collect(method)  # which makes connections that can be closed
+        methods = world.all_gather_object(method)  # which makes connections that can be closed
         for rank, theirs in enumerate(methods):
             if theirs != methods[0]:
                 raise disagreement(rank, f"the method: {methods[0]} and {theirs}")
@@ -233,12 +233,12 @@ def _joined_group() -> dist.ProcessGroup:
     """Return the group of all processes, in which only this package talks."""
     global _group
     if not dist.is_initialized():
-        dist.init_process_group(_backend(), timeout=_PATIENCE)
+        dist.init_process_group(_backend(), timeout=_TIMEOUT)
         atexit.register(_end)
     if _group is None or not _is_alive(_group):
         # NCCL alone cannot send what lies on the CPU; any other backend is the caller's choice.
         backend = _backend() if "nccl" in dist.get_backend() else None
-        _group = dist.new_group(backend=backend, timeout=_PATIENCE)
+        _group = dist.new_group(backend=backend, timeout=_TIMEOUT)
     return _group
 
 
@@ -286,13 +286,13 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, world: World, n: int) -> Tensor:
         ctx.world = world
-        return world.rows_of_all(x, n)
+        return world.all_gather(x, n)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         total = gradient.clone(memory_format=torch.contiguous_format)
-        with ctx.world._talking() as group:
+        with ctx.world._collective() as group:
             dist.all_reduce(total, group=group)
         return total[ctx.world.share(len(total))], None, None
 
@@ -363,7 +363,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
         own_var, own_mean = torch.var_mean(values, axes, correction=0)  # (c,)
         own_count = torch.full_like(own_mean, x.numel() / x.shape[1])
         # (processes, c) each
-        means, variances, counts = world.rows_of_all(
+        means, variances, counts = world.all_gather(
             torch.stack([own_mean, own_var, own_count])[None], world.size
         ).unbind(1)
         count = counts[:, 0].sum()
@@ -387,7 +387,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
         normalised = (x.to(mean.dtype) - _along(mean, x)) * _along(scale, x)
         sums = torch.stack([dy.sum(ctx.axes), (dy * normalised).sum(ctx.axes)])  # (2, c)
         dbias, dweight = sums.clone()  # those of all processes are added up with the others
-        with ctx.world._talking() as group:
+        with ctx.world._collective() as group:
             dist.all_reduce(sums, group=group)
         means = sums / count
         dx = dy - _along(means[0], x) - normalised * _along(means[1], x)

@@ -43,7 +43,7 @@ def encode(
     indices = rows.split(_rows_at_a_time(network, samples, image_size))
     represent = in_halves(lambda batch: network.represent(_whole(batch, image_size), output_layer))
     features = _collected(map(represent, samples.batches(indices)), len(rows), device)
-    return world.rows_of_all(features, n) if is_shared else features
+    return world.all_gather(features, n) if is_shared else features
 
 
 def _collected(blocks: Iterator[Tensor], n: int, device: torch.device) -> Tensor:

@@ -40,7 +40,7 @@ def fit_probe(transformer, X, codes: np.ndarray, world: World) -> tuple[LinearMo
     The features are standardised by all rows, and that is folded into the linear layer.
     """
     features = to_plain(transformer._features(X)).astype(np.float64)
-    coef, intercept, n_iter = world.from_first(lambda: _regression(features, codes))
+    coef, intercept, n_iter = world.broadcast_result(lambda: _regression(features, codes))
     return LinearModel(transformer, coef, intercept), n_iter
 
 

@@ -93,7 +93,7 @@ class Run:
             checkpoint = CheckpointStore(directory, self.key(settings))
             return checkpoint, checkpoint.load()
 
-        checkpoint, state = self.world.from_first(load)
+        checkpoint, state = self.world.broadcast_result(load)
         if state is None:
             return checkpoint, None
         try:

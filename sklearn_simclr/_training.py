@@ -116,7 +116,7 @@ def check_agreement(world: World, samples: Samples, collect_facts: Callable[[], 
         "the pixels that stand for 0 and 1": samples.pixel_range,
         "the kind of device": samples.device.type,
     }
-    everywhere = world.collect((facts, _glimpse(samples)))
+    everywhere = world.all_gather_object((facts, _glimpse(samples)))
     first_facts, first_glimpse = everywhere[0]
     for rank, (their_facts, glimpse) in enumerate(everywhere):
         differing = [name for name in facts if their_facts.get(name) != first_facts.get(name)]
@@ -189,7 +189,7 @@ def train(
             f"Batches of {size} samples cannot be shared by {world.size} processes, each of which "
             f"needs one: raise batch_size={batch_size}, or start fewer processes."
         )
-    world.take_from_first(network.state_dict().values())
+    world.broadcast(network.state_dict().values())
 
     def project(x: Tensor) -> Tensor:
         return network.head(network(x))  # (2k, projection_dim)
@@ -287,7 +287,7 @@ class _Step(NamedTuple):
         """Step on this process's views (2k, ...) of the samples at `index`; return the loss."""
         loss_of = partial(_loss, self.objective, index, self.world)
         loss = self.micro_batches.backward(x, loss_of, len(index))
-        self.world.sum_gradients(self.network.parameters())
+        self.world.all_reduce_gradients(self.network.parameters())
         with mixed_precision(self.precision, x.device):
             self.optimizer.step()
         return loss
@@ -326,8 +326,10 @@ def _train_epoch(
         total += take_step(x, index)
         if on_step is not None:
             on_step(partial(synchronize, samples.device))
-    world.take_from_first(_state_of(network, optimizer))
-    return world.mean(torch.stack([total / len(indices), largest_weight(network)])).tolist()
+    world.broadcast(_state_of(network, optimizer))
+    return world.all_reduce_mean(
+        torch.stack([total / len(indices), largest_weight(network)])
+    ).tolist()
 
 
 def _pairs(
@@ -361,7 +363,7 @@ def _of_all(z: Tensor, n: int, world: World) -> tuple[Tensor, Tensor]:
         z1, z2 = z.chunk(2)
         return z1, z2
     pairs = torch.stack(full_precision(z).chunk(2), dim=1)  # (k, 2, d)
-    z1, z2 = world.gather(pairs, n).unbind(1)
+    z1, z2 = world.all_gather_with_gradient(pairs, n).unbind(1)
     return z1, z2
 
 

@@ -354,14 +354,14 @@ class SimCLRTransformer(
             several processes always raises it, and keeps what it has learned.
         """
         with joined("fit") as world, self._keeping_the_old():
-            world.from_first(self._check_checkpoint_dir)
+            world.broadcast_result(self._check_checkpoint_dir)
             continuing = self.warm_start and self.__sklearn_is_fitted__()
             opened, X, y = open_to_learn(self, X, y, reset=not continuing)
             run = self._prepare(opened, y, continuing=continuing, world=world)
             self._announce(run)
             checkpoint, stopped_by = self._resume(run)
             callbacks = self._own_callbacks()
-            stopped = world.from_first(lambda: stopped_by == callbacks)
+            stopped = world.broadcast_result(lambda: stopped_by == callbacks)
             context = self._init_callback_context(max_subtasks=self.max_epochs - run.n_done)
             context.call_on_fit_task_begin(
                 estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
@@ -375,7 +375,7 @@ class SimCLRTransformer(
                     wanted = task.call_on_fit_task_end(
                         estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
                     )
-                    stopped = any(world.collect(bool(wanted)))
+                    stopped = any(world.all_gather_object(bool(wanted)))
                     if checkpoint is not None:
                         run.leave_checkpoint(
                             checkpoint,
@@ -782,8 +782,10 @@ class SimCLRTransformer(
         """Choose what a model keeps for life: its seed, encoder, head and input normalisation."""
         input_shape = network_input(samples.input_shape, self.image_size)
         encoder = resolve_encoder(self.encoder, input_shape, len(samples))
-        mean, scale = world.from_first(lambda: channel_statistics(samples))
-        seed = world.from_first(lambda: check_random_state(self.random_state).randint(2**31 - 1))
+        mean, scale = world.broadcast_result(lambda: channel_statistics(samples))
+        seed = world.broadcast_result(
+            lambda: check_random_state(self.random_state).randint(2**31 - 1)
+        )
         return {
             "_seed": int(seed),
             "_encoder": encoder,

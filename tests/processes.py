@@ -108,7 +108,7 @@ def losses_and_gradients():
                 z = net(pair[:, share].flatten(0, 1))
                 loss = resolve_loss(name, 0.2)(*_of_all(z, N, world), labels)
                 (loss / world.size).backward()
-            world.sum_gradients(net.parameters())
+            world.all_reduce_gradients(net.parameters())
             gradients = {key: param.grad for key, param in net.named_parameters()}
             found[name] = loss.detach(), gradients, dict(net.state_dict())
     return found
@@ -135,7 +135,7 @@ def micro_batches():
             lambda z: resolve_loss("nt_xent", 0.2)(*_of_all(z, N, world), labels),
             N,
         )
-        world.sum_gradients(net.parameters())
+        world.all_reduce_gradients(net.parameters())
     gradients = {key: param.grad for key, param in net.named_parameters()}
     return loss, gradients, dict(net.state_dict())
 
@@ -147,9 +147,11 @@ def other_gradients():
         (params[0].sum() * (1 + world.rank)).backward()
         if world.rank == 1:
             (params[1].sum() * 5).backward()
-        world.sum_gradients(params)
-        mean = world.mean(torch.tensor([float(world.rank), np.inf if world.rank else 1.0]))
-        rows = world.gather(
+        world.all_reduce_gradients(params)
+        mean = world.all_reduce_mean(
+            torch.tensor([float(world.rank), np.inf if world.rank else 1.0])
+        )
+        rows = world.all_gather_with_gradient(
             torch.full((world.share(5).stop - world.share(5).start, 1), world.rank), 5
         )
     return [param.grad for param in params], mean, rows
@@ -162,12 +164,12 @@ def objects():
         raise KeyError(f"from {os.getpid()}")
 
     with joined("a test") as world:
-        pids = world.from_first(os.getpid), os.getpid()
+        pids = world.broadcast_result(os.getpid), os.getpid()
         try:
-            world.from_first(fail)
+            world.broadcast_result(fail)
         except KeyError as error:
             caught = str(error)
-        return pids, caught, world.collect(world.rank)
+        return pids, caught, world.all_gather_object(world.rank)
 
 
 def fitted(model, X):

@@ -94,7 +94,7 @@ def damage_a_checkpoint(tmp_path):
 class Disagreeing(World):
     """Two processes, the second of which has read other data."""
 
-    def collect(self, value):
+    def all_gather_object(self, value):
         facts, glimpse = value
         return [value, (facts | {"the number of rows of X": 7}, glimpse)]
 
@@ -157,7 +157,7 @@ def share_too_much():
 def lose_a_process():
     lost = RuntimeError("Connection closed by peer")
     with patch("sklearn_simclr._distributed._joined_group", side_effect=lost):
-        World(0, 2).mean(torch.zeros(1))
+        World(0, 2).all_reduce_mean(torch.zeros(1))
 
 
 def fit_without_a_compiler():
