@@ -73,6 +73,17 @@ def _draw_layers(app):
     target.write_text(picture(), encoding="utf-8")
 
 
+def _find_by_last_name(app, env, node, contnode):
+    """Resolve names such as `rankme`, which the summaries in api.rst use outside their module."""
+    if node.get("refdomain") != "py" or node["reftarget"].startswith("."):
+        return None
+    node["refspecific"] = True  # find the object in whatever module it is
+    resolve = env.get_domain("py").resolve_xref
+    where = env, node["refdoc"], app.builder
+    return resolve(*where, node["reftype"], node["reftarget"], node, contnode)
+
+
 def setup(app):
-    """Draw what the pages show before they are read."""
+    """Draw the layers before the pages are read, and help to resolve cross-references."""
     app.connect("builder-inited", _draw_layers)
+    app.connect("missing-reference", _find_by_last_name)

@@ -1,13 +1,14 @@
 """
-CIFAR-10, or as much of it as your machine can take
-===================================================
+CIFAR-10, or as much of it as your machine can handle
+=====================================================
 
-The data set that SimCLR is usually tried on: 50,000 photographs of 32 x 32 pixels in ten classes.
-It has to be downloaded, 170 MB. Without it this script runs on made-up images instead, which is
-what it did when this page was built: the code is the same, the figures are not those of CIFAR-10.
+CIFAR-10 is the data set on which SimCLR is usually tried: 50,000 training photographs of 32 x 32
+pixels in ten classes. It has to be downloaded (170 MB). Without it, this script runs on generated
+images instead, as it did when this page was built: the code is the same, but the figures are not
+those of CIFAR-10.
 
-Once downloaded, run it on the real data by the environment variable ``CIFAR10``, the folder that
-holds them::
+To run it on the real data, download them, and name their folder in the environment variable
+``CIFAR10``::
 
     python -c "import torchvision; torchvision.datasets.CIFAR10('data', download=True)"
     CIFAR10=data python plot_cifar10.py
@@ -50,9 +51,9 @@ def load(n_train, n_test):
 # %%
 # How much of it
 # --------------
-# With a GPU, all of it and a whole ResNet-18; without, some images and a network of an eighth of
-# the width. Twice the epochs, twice the images, or twice the width are each worth having, and cost
-# two, two and up to three times as much.
+# With a GPU: all images and a whole ResNet-18. Without: some of the images and a network of an
+# eighth of the width. Twice the epochs, twice the images and twice the width are each worthwhile,
+# and cost two, two and up to three times as much.
 
 if has_gpu:
     X_train, y_train, X_test, y_test = load(50_000, 10_000)
@@ -60,14 +61,14 @@ if has_gpu:
 else:
     X_train, y_train, X_test, y_test = load(1_000, 500)
     encoder, epochs, batch_size = ResNetEncoder(18, width=0.125), 6, 125
-source = "made-up images" if folder is None else "CIFAR-10"
+source = "generated images" if folder is None else "CIFAR-10"
 print(f"{source}: {len(X_train):,} images to learn from, {len(X_test):,} to test on")
 
 # %%
 # Train, and watch what matters
 # -----------------------------
-# The images to learn from are given without labels. Now and then the held-out ones are measured, by
-# their labels, which the training never sees.
+# `fit` gets the training images without labels. Every few epochs, held-out images are measured with
+# their labels, which training never sees.
 
 history = MeasureHistory(X_test[:500], y_test[:500], scoring="knn", every=max(1, epochs // 6))
 simclr = SimCLRTransformer(
@@ -76,10 +77,10 @@ simclr = SimCLRTransformer(
 simclr.set_callbacks(history).fit(X_train)
 
 # %%
-# What the features are worth
-# ---------------------------
-# The two usual measures: the vote of the ten nearest neighbours, and logistic regression on all
-# labels. Raw pixels stand beside.
+# How good the features are
+# -------------------------
+# The two usual measures are the vote of the ten nearest neighbours and logistic regression, both
+# with all labels. Raw pixels are given for comparison.
 
 
 def measures(h_train, h_test):
@@ -105,12 +106,12 @@ for name, values in results.items():
 fig, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
 rows = history.history_
 ax.plot([row["epoch"] for row in rows], [100 * row["knn"] for row in rows], marker="o")
-ax.set(xlabel="epoch", ylabel="neighbours among held-out images (%)", title=source)
+ax.set(xlabel="epoch", ylabel="accuracy of neighbours, held out (%)", title=source)
 ax.grid(alpha=0.3)
 plt.show()
 
 # %%
-# Which images the network takes for alike. A tick: of the same class.
+# The images that the network considers similar. A tick marks those of the same class.
 
 display = NeighborsDisplay.from_estimator(
     simclr, X_train, y=y_train, X_query=X_test, y_query=y_test, queries=4, random_state=0
@@ -118,8 +119,8 @@ display = NeighborsDisplay.from_estimator(
 plt.show()
 
 # %%
-# What to expect on the real data: six epochs on 1,000 of the images show that all works, not what
-# it is worth, and are no better than raw pixels. With 10,000 of the images and an eighth of the
-# width, 40 epochs, some ten minutes on two cores, gave 56% by neighbours and 60% by logistic
-# regression, against 30% and 30% on raw pixels (see the :doc:`benchmarks </benchmarks>`). Published
-# results with a whole ResNet-18 and hundreds of epochs on a GPU are near 90%.
+# What to expect on the real data: six epochs on 1,000 of the images show that everything works, not
+# how good it can be, and are no better than raw pixels. With 10,000 of the images and an eighth of
+# the width, 40 epochs (about ten minutes on two cores) gave 56% by neighbours and 60% by logistic
+# regression, compared with 30% and 30% on raw pixels (see the :doc:`benchmarks </benchmarks>`).
+# Published results with a whole ResNet-18 and hundreds of epochs on a GPU are near 90%.

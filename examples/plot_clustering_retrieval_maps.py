@@ -2,9 +2,9 @@
 Clusters, neighbours, outliers and maps
 =======================================
 
-Features that were learned without labels serve wherever scikit-learn takes an array. Here `KMeans`,
-`NearestNeighbors`, `LocalOutlierFactor` and `TSNE` get the features h of digits, and the raw pixels
-to compare with. Labels are used only to measure what came out.
+Features that were learned without labels can be used wherever scikit-learn takes an array. Here
+`KMeans`, `NearestNeighbors`, `LocalOutlierFactor` and `TSNE` get the features h of digits, and the
+raw pixels for comparison. Labels are used only to measure the results.
 
 The whole script takes less than a minute on two CPU cores.
 """
@@ -24,15 +24,15 @@ from sklearn_simclr import SimCLRTransformer
 
 digits = load_digits()
 images, labels = digits.images[:900], digits.target[:900]
-new_images, new_labels = digits.images[900:], digits.target[900:]  # of other writers
+new_images, new_labels = digits.images[900:], digits.target[900:]  # by other writers
 
 start = time.perf_counter()
 simclr = SimCLRTransformer(max_epochs=30, random_state=0).fit(images)
 print(f"encoder trained in {time.perf_counter() - start:.0f} s")
 
 # %%
-# The loss compares directions, not lengths. So `Normalizer` brings the features to length 1: what
-# is near by the cosine is then near by the ordinary distance.
+# The loss compares directions, not lengths. So `Normalizer` scales the features to length 1: what
+# is near by cosine similarity is then near by Euclidean distance.
 
 
 def pixels(images):
@@ -49,8 +49,8 @@ arrays = {name: space(images) for name, space in spaces.items()}
 # %%
 # Clusters
 # --------
-# `KMeans` is told that there are ten clusters, and not what they are. The adjusted Rand index is 1
-# if they are the digits, and about 0 if they have nothing to do with them.
+# `KMeans` is told that there are ten clusters, but not what they are. The adjusted Rand index is 1
+# if they are the digits, and about 0 if they are unrelated to the digits.
 
 print("\nKMeans, adjusted Rand index")
 for name, array in arrays.items():
@@ -60,9 +60,9 @@ for name, array in arrays.items():
 # %%
 # Neighbours
 # ----------
-# Each new image asks for the 10 nearest of the old ones. The precision is the share of them that
-# show the same digit. The four drawn are among those that are hardest for pixels, so the features
-# look better beside them than they are on the whole.
+# For each new image, the 10 nearest of the old ones are found. The precision is the share of them
+# that show the same digit. The four images drawn are among the hardest for pixels, so the features
+# look better here than they are overall.
 
 found, precision = {}, {}
 print("\nNearestNeighbors, precision at 10")
@@ -93,8 +93,8 @@ plt.show()
 # Outliers
 # --------
 # An encoder is trained on all digits but one, and `LocalOutlierFactor` learns what is usual among
-# them. How well does it tell the missing digit from new images of the others? This is repeated for
-# three digits; an area under the ROC curve of 0.5 is what guessing gives.
+# them. How well does it distinguish the missing digit from new images of the others? We repeat this
+# for three digits; guessing gives an area under the ROC curve of 0.5.
 
 anomalies = [1, 4, 8]
 auc = {name: [] for name in spaces}
@@ -114,8 +114,8 @@ for name, values in auc.items():
 # %%
 # A map
 # -----
-# `TSNE` sets images near each other that are near each other in the space it is given. Digits that
-# lie apart on the map were apart without anyone having said that they are different things.
+# `TSNE` places images near each other that are near each other in the space it is given. Digits
+# that are apart on the map were separated without any label.
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained")
 for ax, (name, array) in zip(axes, arrays.items(), strict=True):
@@ -134,19 +134,21 @@ for ax, (name, array) in zip(axes, arrays.items(), strict=True):
 plt.show()
 
 # %%
-# What to make of it
-# ------------------
-# Clusters and neighbours gain from the features. Outliers do not as a rule: of the three digits
-# left out, only the 8 is found better by the features, the 1 and the 4 by pixels. An encoder that
-# has never seen a digit need not keep what tells it from the others. The maps show much the same
-# classes apart in both spaces; sizes of islands and distances between them mean little.
+# Conclusions
+# -----------
+# Clusters and neighbours are better with the features. Outlier detection as a rule is not: of the
+# three digits left out, only the 8 is found better with the features, the 1 and the 4 with pixels.
+# An encoder that has never seen a digit need not keep what distinguishes it from the others. The
+# maps separate much the same classes in both spaces; the sizes of the islands and the distances
+# between them mean little.
 #
-# On data of your own:
+# With your own data:
 #
-# - bring features to length 1 before everything that measures distances, and compare with the raw
-#   values each time, as here;
-# - look at nearest neighbours first: they need no labels, and show what is taken for alike;
-# - for outliers, label a few and measure, or keep to raw values or other features;
-# - with more than some ten thousand rows, take `MiniBatchKMeans`, and map a sample of the rows.
+# - scale features to length 1 before anything that measures distances, and always compare with the
+#   raw values, as here;
+# - look at nearest neighbours first: they need no labels, and show what the network considers
+#   similar;
+# - for outliers, label a few and measure, or use raw values or other features;
+# - with more than about ten thousand rows, use `MiniBatchKMeans`, and map a sample of the rows.
 #
-# :mod:`sklearn_simclr.inspection` draws neighbours and maps in one line each.
+# :mod:`sklearn_simclr.inspection` draws neighbours and maps with one line of code each.

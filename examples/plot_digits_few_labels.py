@@ -2,9 +2,9 @@
 Digits with few labels
 ======================
 
-You have 1,347 images of digits and know what a handful of them show. SimCLR learns features from
-all images without their labels; logistic regression then learns the classes from the few labels.
-Compared are the raw pixels, the same encoder before training, and the trained encoder.
+You have 1,347 images of digits, and labels for a handful of them. SimCLR learns features from all
+images without their labels; logistic regression then learns the classes from the few labels. We
+compare raw pixels, the encoder before training, and the trained encoder.
 
 The whole script takes about a minute on two CPU cores.
 """
@@ -28,8 +28,9 @@ print(f"{len(X_train)} images to learn from, {len(X_test)} to test on, {X_train.
 # %%
 # Features without labels
 # -----------------------
-# ``fit`` sees the images only. Steps of next to no length leave the second encoder untrained. Both
-# encoders' features are standardised, again without labels; raw pixels do better as they are.
+# ``fit`` sees only the images. A learning rate of almost zero leaves the second encoder untrained.
+# The features of both encoders are standardised, again without labels; raw pixels do better as they
+# are.
 
 start = time.perf_counter()
 print("training 100 epochs ...", flush=True)
@@ -59,7 +60,7 @@ features = {
 # %%
 # Classes from few labels
 # -----------------------
-# Each figure is the mean accuracy on the test images over 10 random draws of the labelled ones.
+# Each figure is the mean accuracy on the test images over 10 random draws of the labelled images.
 
 
 def accuracy(h_train, h_test, rows):
@@ -81,13 +82,13 @@ table = {
     for name, h in features.items()
 }
 
-print("\nlabels a class     " + "".join(f"{n:>7}" for n in [*n_labels, "all"]))
+print("\nlabels per class   " + "".join(f"{n:>7}" for n in [*n_labels, "all"]))
 for name, accuracies in table.items():
     print(f"{name:<19}" + "".join(f"{value:7.1f}" for value in accuracies))
 
 # %%
-# Drawn
-# -----
+# Plot the results
+# ----------------
 
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -96,7 +97,7 @@ positions = range(len(n_labels) + 1)
 for name, accuracies in table.items():
     ax.plot(positions, accuracies, marker="o", label=name)
 ax.set_xticks(positions, [*n_labels, "all"])
-ax.set(xlabel="labels a class", ylabel="test accuracy (%)", title="Digits: logistic regression")
+ax.set(xlabel="labels per class", ylabel="test accuracy (%)", title="Digits: logistic regression")
 ax.grid(alpha=0.3)
 ax.legend()
 plt.show()

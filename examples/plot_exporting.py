@@ -1,13 +1,13 @@
 """
-Taking the model elsewhere
-==========================
+Exporting the model
+===================
 
-An encoder is trained here and used somewhere else: in a training loop of torch's, in a service
-that knows neither torch nor Python, on a colleague's machine. This example trains one on digits,
-hands it on in three ways, and checks that all of them give the same features. Then it measures how
-fast they are.
+An encoder is trained here and used somewhere else: in a PyTorch training loop, in a service that
+has neither PyTorch nor Python, or on a colleague's machine. This example trains an encoder on
+digits, exports it in three ways, and checks that all of them give the same features. Then it
+measures their speed.
 
-It needs the packages of the extra `onnx`, and skops.
+It needs skops and the packages of the extra `onnx`.
 """
 
 import tempfile
@@ -34,8 +34,8 @@ print(f"{simclr.encoder_name_} gives features of shape {features.shape}")
 # %%
 # A torch module
 # --------------
-# ``to_torch`` returns an ordinary ``nn.Module``. It takes images as ``transform`` takes them and
-# does the preprocessing itself.
+# ``to_torch`` returns an ordinary ``nn.Module``. It takes images in the same form as ``transform``
+# and preprocesses them itself.
 
 module = simclr.to_torch()
 with torch.no_grad():
@@ -43,9 +43,10 @@ with torch.no_grad():
 print(f"torch: largest difference {np.abs(from_torch - features).max():.1e}")
 
 # %%
-# It can be trained further. Here logistic regression learns the classes from 50 images each. Then a
-# linear layer that starts as this regression is put behind the module, and all of it takes a few
-# small steps. In evaluation mode batch normalisation keeps the statistics of the pre-training.
+# The module can be trained further. Here logistic regression learns the classes from 50 images per
+# class. A linear layer that starts with its coefficients follows the module, and the whole network
+# takes a few small steps. In evaluation mode, batch normalisation keeps the statistics of the
+# pre-training.
 
 labelled = np.concatenate([np.flatnonzero(labels == digit)[:50] for digit in range(10)])
 held_out = np.setdiff1d(np.arange(len(images)), labelled)
@@ -69,10 +70,10 @@ with torch.no_grad():
 print(f"logistic regression on the features: {probed:.1%}, fine-tuned: {tuned:.1%}")
 
 # %%
-# A file in ONNX
-# --------------
-# ``to_onnx`` writes the same network, preprocessing included, to a single file, which runtimes for
-# many languages and machines read.
+# An ONNX file
+# ------------
+# ``to_onnx`` writes the same network, including the preprocessing, to a single file that runtimes
+# for many languages and machines can read.
 
 path = Path(folder.name) / "digits.onnx"
 simclr.to_onnx(path)
@@ -86,8 +87,8 @@ print(f"largest difference {np.abs(from_onnx - features).max():.1e}")
 # %%
 # The estimator itself
 # --------------------
-# With skops a colleague can look at what is in the file before anything of it is built. Only types
-# of this package are asked for.
+# With skops, a colleague can inspect what is in the file before loading any of it. The only types
+# to trust are those of this package.
 
 path = Path(folder.name) / "digits.skops"
 skops.io.dump(simclr, path)
@@ -99,13 +100,13 @@ print("skops: equal to the last bit:", np.array_equal(copy.transform(images), fe
 # %%
 # How fast?
 # ---------
-# ``transform`` checks its input and rebuilds the network at every call, which is nothing for many
-# images and much for a single one. A service that answers one request at a time is better off with
-# the module or with ONNX.
+# ``transform`` checks its input and rebuilds the network in every call. This costs next to nothing
+# for many images, but a lot for a single one. A service that answers one request at a time is
+# better off with the module or with ONNX.
 
 
 def seconds_a_call(function, n_images):
-    """Return the median over 7 calls."""
+    """Return the median time over 7 calls."""
     batch, times = images[:n_images], []
     for _ in range(7):
         start = time.perf_counter()
@@ -132,7 +133,7 @@ for name, rate in rates.items():
     left.loglog(sizes, rate, marker="o", label=name)
 left.set_xticks(sizes, sizes)
 left.minorticks_off()
-left.set(xlabel="images a call", ylabel="images a second", title="Throughput on this CPU")
+left.set(xlabel="images per call", ylabel="images per second", title="Throughput on this CPU")
 left.grid(alpha=0.3)
 left.legend()
 
@@ -151,7 +152,7 @@ right.legend(loc="center right")
 plt.show()
 
 # %%
-# The module does what ``transform`` does and so agrees with it to the last bit or nearly so;
-# another runtime adds up in another order and is off in the last digits.
+# The module computes the same as ``transform`` and agrees with it to the last bit or nearly so;
+# another runtime adds in a different order and differs in the last digits.
 
 folder.cleanup()

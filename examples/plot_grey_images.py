@@ -2,9 +2,9 @@
 Grey images without an upright position
 =======================================
 
-Micrographs, X-rays, aerial pictures and the like are grey, and many have no up and down: turned or
-mirrored they mean the same. The views should say so. Here are made-up grey images of that kind, six
-shapes turned by any angle, and three ways to make views of them.
+Micrographs, X-rays and aerial pictures are often grey, and many have no up and down: rotated or
+mirrored, they mean the same. The views should reflect that. This example uses generated grey images
+of that kind, six shapes rotated by any angle, and compares three ways to make views of them.
 """
 
 import matplotlib.pyplot as plt
@@ -34,10 +34,10 @@ print(f"images of shape {X_train.shape}, {X_train.dtype}")
 # %%
 # Three kinds of views
 # --------------------
-# "auto" takes `AffineAugmentation` for images of one channel: small turns, shifts and
-# magnifications, right for digits and characters. Views that turn by any angle, and mirrored ones,
-# suit images with no upright position. `ColorJitter` changes brightness and contrast of grey
-# images, and skips saturation and hue; a warning says so.
+# "auto" chooses `AffineAugmentation` for images of one channel: small rotations, shifts and changes
+# of scale, which suit digits and characters. Rotations by any angle and mirror images suit images
+# with no upright position. `ColorJitter` changes the brightness and contrast of grey images, and
+# skips saturation and hue; a warning says so.
 
 turning = Compose(
     [
@@ -55,17 +55,17 @@ views = {
 }
 
 # %%
-# Look at them before training. The question: would you still say that it is the same thing?
+# Look at the views before training, and ask: is this still the same thing?
 
 simclr = SimCLRTransformer(augmentation=turning)
 display = ViewsDisplay.from_estimator(simclr, X_train, n_samples=4, random_state=1)
 plt.show()
 
 # %%
-# And with a few labels, measure
-# ------------------------------
-# An encoder is trained on each kind of views, without labels, and logistic regression on its
-# features with five labels a class, the mean over ten draws of them.
+# Measure with a few labels
+# -------------------------
+# For each kind of views, an encoder is trained without labels. Logistic regression is then trained
+# on its features with five labels per class. The accuracy is the mean over ten draws of the labels.
 
 
 def few_label_accuracy(h_train, h_test, n_per_class=5, n_draws=10):
@@ -103,13 +103,13 @@ fig, ax = plt.subplots(figsize=(6, 2.6), layout="constrained")
 bars = ax.barh(list(accuracies), list(accuracies.values()), color=["0.6", *["tab:blue"] * 3])
 ax.bar_label(bars, fmt="%.0f%%", padding=3)
 ax.axvline(100 / 6, color="black", linewidth=0.8, linestyle=":")
-ax.set(xlabel="accuracy with 5 labels a class (%); dotted: chance", xlim=(0, 100))
+ax.set(xlabel="accuracy with 5 labels per class (%); dotted: chance", xlim=(0, 100))
 ax.invert_yaxis()
 plt.show()
 
 # %%
-# On data of your own: start from what cannot matter in your images. If size carries meaning, as
+# With your own data, start from what does not matter in your images. If size carries meaning, as
 # that of cells may, raise the lower end of ``Crop(scale=...)``; if brightness does, as in X-rays,
-# lower the strength of `ColorJitter` or leave it out. Images of 16 bits are passed as an array,
-# whose range `fit` learns; those of other than 1 or 3 channels too, and
-# ``ViewsDisplay(channels=...)`` shows them.
+# lower the strength of `ColorJitter` or leave it out. Pass images of 16 bits, or with other than 1
+# or 3 channels, as an array, whose range `fit` learns; ``ViewsDisplay(channels=...)`` shows the
+# latter.

@@ -2,9 +2,9 @@
 Choosing a model without labels
 ===============================
 
-You have trained SimCLR in several ways and hold no labels to compare them by. Several measures
+You have trained SimCLR in several ways and have no labels to compare the results. Several measures
 need none: how often a view finds its partner (``score``), `alignment`, `uniformity` and `rankme`.
-Do they pick the model that labels would have picked? Here the labels exist, so that we can look.
+Do they pick the model that labels would have picked? Here we have labels, so we can check.
 
 The whole script takes less than a minute on two CPU cores.
 """
@@ -39,8 +39,8 @@ X_train, X_test, y_train, y_test = train_test_split(
 # %%
 # Ten models
 # ----------
-# Six share the default views and differ in how they are trained. The other four differ in the
-# views, from some that change nothing at all to some that change far too much.
+# Six models share the default views and differ in how they are trained. The other four differ in
+# the views, from views that change nothing at all to views that change far too much.
 
 nothing = AffineAugmentation(degrees=0, translate=0, scale=(1, 1), shear=0, noise=0)
 weak = AffineAugmentation(degrees=3, translate=0.02, scale=(0.95, 1.05), shear=2, noise=0.02)
@@ -70,8 +70,8 @@ print(f"{len(models)} models trained in {time.perf_counter() - start:.0f} s")
 # %%
 # What labels say
 # ---------------
-# The figure to predict is the accuracy of a logistic regression with 5 labels a class, on images
-# that took no part in the training: the mean over 10 draws of the labels, the same for all models.
+# The figure to predict is the accuracy of logistic regression with 5 labels per class, on held-out
+# images. It is the mean over 10 draws of the labels, which are the same for all models.
 
 
 def draw(n_labels, rng):
@@ -93,13 +93,14 @@ def linear_accuracy(model):
 accuracy = np.array([linear_accuracy(model) for model in models.values()])
 
 # %%
-# What can be said without labels
-# -------------------------------
-# The scorers measure the held-out images. Greater is better for all of them; `alignment_scorer` and
-# `uniformity_scorer` give the measures' negatives. ``score`` and `alignment` use the views that the
-# model was trained with, which makes models of different views hard to compare. The second measure
-# below tries to mend that: every model has to find the partners among the same views, the default
-# ones, whichever it was trained with. `contrastive_accuracy` and ``transform`` are all it takes.
+# What the measures without labels say
+# ------------------------------------
+# The scorers measure the held-out images. Higher is better for all of them; `alignment_scorer` and
+# `uniformity_scorer` return the negative of the measure. ``score`` and `alignment` use the views
+# with which the model was trained, so models with different views are hard to compare. The second
+# measure below tries to fix that: every model has to find the partners among the same views, the
+# default ones, whatever it was trained with. `contrastive_accuracy` and ``transform`` are all it
+# needs.
 
 generator = torch.Generator().manual_seed(0)
 pixels = torch.from_numpy(X_test / 16).float().unsqueeze(1)  # (n, 1, 8, 8), in [0, 1]
@@ -130,9 +131,9 @@ for row, name in enumerate(models):
 # %%
 # Do they agree?
 # --------------
-# Spearman's rho compares two orders: 1 if they are the same, 0 if they have nothing to do with each
-# other, -1 if one is the other upside down. It is given for the six models with the default views,
-# and for all ten. What counts in the end is the accuracy of the model that a measure picks.
+# Spearman's rho compares two rankings: it is 1 if they are the same, about 0 if they are unrelated,
+# and -1 if one is the reverse of the other. We compute it for the six models with the default
+# views, and for all ten. What counts in the end is the accuracy of the model that a measure picks.
 
 names = list(models)
 same_views = np.array(["augmentation" not in params for params in settings.values()])
@@ -151,9 +152,9 @@ for name, column in table.items():
     print(f"{names[pick]}: {accuracy[pick]:.1f}%")
 
 # %%
-# Drawn
-# -----
-# Each point is a model. To choose by a measure, its points would have to rise from left to right.
+# Plot the results
+# ----------------
+# Each point is a model. A measure is useful for choosing if its points rise from left to right.
 
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -169,7 +170,7 @@ for ax, (name, column) in zip(axes.flat, table.items(), strict=False):
     ax.locator_params(axis="x", nbins=5)
     ax.grid(alpha=0.3)
 for ax in axes[:, 0]:
-    ax.set_ylabel("accuracy, 5 labels a class (%)")
+    ax.set_ylabel("accuracy, 5 labels per class (%)")
 axes.flat[-1].axis("off")
 axes.flat[-1].legend(
     *axes.flat[0].get_legend_handles_labels(), loc="center", title="circles: the default views"
@@ -177,21 +178,23 @@ axes.flat[-1].legend(
 plt.show()
 
 # %%
-# What to make of it
-# ------------------
+# Conclusions
+# -----------
 # The model whose views change nothing has the best ``score`` and the best `alignment`, and features
-# among the worst. These two measures tell how hard the task was, so they say nothing across views.
-# Among models with the same views ``score`` is of use: it sorts out short trainings and learning
-# rates that are too low, but not temperatures: it prefers low ones. `rankme` is taken in by the low
-# learning rate, whose features use many directions and are of little worth. `uniformity` prefers
-# the high temperature. The score on the same views for all follows the accuracy best.
+# among the worst. These two measures reflect how hard the task was, so they cannot compare models
+# with different views. Among models with the same views ``score`` is useful: it detects short
+# training runs and learning rates that are too low. It cannot rank temperatures: it prefers low
+# ones. `rankme` is misled by the low learning rate, whose features use many directions but are of
+# little use. `uniformity` prefers the high temperature. Over all ten models, the score on the
+# same views follows the accuracy best, closely followed by `uniformity`.
 #
-# Ten models of one small data set prove little. On data of your own:
+# Ten models of one small data set prove little. With your own data:
 #
-# - choose the views by knowing the data: which changes leave what you want to tell apart as it is?
-#   The score on the same views depends on this choice as well, only in one place instead of ten;
-# - use ``score``, the default of a search without labels, for epochs and learning rates alone, and
-#   the others to find trainings that went wrong;
-# - label a few samples, 5 a class say, and measure what you are after.
+# - choose the views from what you know of the data: which changes preserve what you want to
+#   distinguish? The score on the same views depends on this choice as well, but in one place
+#   instead of ten;
+# - use ``score``, the default of a search without labels, only for epochs and learning rates, and
+#   the other measures to find training runs that went wrong;
+# - label a few samples, say 5 per class, and measure what you actually need.
 #
-# See :doc:`/user_guide/model_selection` for a study with longer trainings.
+# See :doc:`/user_guide/model_selection` for a study with longer training runs.

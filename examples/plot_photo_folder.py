@@ -2,12 +2,12 @@
 A folder of your own photographs
 ================================
 
-Photographs mostly lie in folders, one for each thing they show, and only some have been sorted.
+Photographs are often kept in folders, one for each class, and only some of them have been sorted.
 This example goes from such a folder to a classifier: list the files, learn features from all of
-them, learn the classes from a few, look at the mistakes.
+them, learn the classes from a few, and look at the mistakes.
 
-So that nothing has to be downloaded, the folder is filled with JPEGs of made-up images first. To
-use your own, leave that part out and set `root`.
+So that nothing has to be downloaded, the folder is first filled with JPEGs of generated images. To
+use your own photographs, leave that part out and set `root`.
 """
 
 import tempfile
@@ -37,15 +37,15 @@ for number, (image, label) in enumerate(zip(*make_shapes(1000, random_state=0), 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, quality=90)
 
-broken = root / "star" / "broken.jpg"  # as they occur: a copy that was cut short
+broken = root / "star" / "broken.jpg"  # as it happens: a copy that was cut off
 _ = broken.write_bytes(path.read_bytes()[:300])
 
 # %%
 # List the files
 # --------------
-# :func:`~sklearn_simclr.datasets.load_image_paths` decodes nothing. What it gives is a list of
-# paths and, from the names of the folders, their classes. Being an array of texts, the list can be
-# cut and shuffled like any other X.
+# :func:`~sklearn_simclr.datasets.load_image_paths` decodes nothing. It returns the paths and, from
+# the names of the folders, their classes. The paths are an array of strings, which can be split and
+# shuffled like any other X.
 
 photos = load_image_paths(root)
 print(f"{len(photos.data)} files of {len(photos.target_names)} classes: {photos.target_names}")
@@ -58,14 +58,14 @@ train, test, y_train, y_test = train_test_split(
 # %%
 # Learn features from all files
 # -----------------------------
-# Every file is read before the training starts, and bad ones are named. By default that is an
-# error; with ``on_bad_files="skip"`` `fit` goes on without them. Files of one size, up to 256
-# pixels a side, are taken as they are, as these here. Larger photographs are brought to
-# `image_size`: 64 or 96 is a good start. With `cache_dir` they are decoded once and for all:
-# another `fit` finds their pixels there.
+# Every file is read before training starts. Bad files are named in an error; with
+# ``on_bad_files="skip"`` `fit` continues without them and names them in a warning. Files of one
+# size, with up to 256 pixels per side, are used as they are, as in this example. Larger photographs
+# are resized to `image_size`: 64 or 96 is a good start. With `cache_dir` they are decoded only
+# once: another `fit` finds their pixels there.
 #
-# The shapes stand anywhere in the image and are small, so crops keep more of the image than they do
-# by default, and colours, which here mean nothing, change more.
+# The shapes are small and can be anywhere in the image, so we let crops keep more of the image than
+# they do by default. Colours mean nothing here, so we let them change more.
 
 simclr = SimCLRTransformer(
     ConvNetEncoder(16, n_layers=6),  # small and quick; "auto" is a ResNet
@@ -86,9 +86,9 @@ for warning in caught:
 # %%
 # Learn the classes from a few
 # ----------------------------
-# `predict` has to return a row for each file, so from here on bad files are errors, and the broken
-# one is taken out. Of each class, ten photographs have been sorted by hand. In a `Pipeline` within
-# `FrozenEstimator` the encoder is used as it is, and the pipeline goes from paths to classes.
+# `predict` has to return a row for each file, so from here on bad files are errors, and we remove
+# the broken one. Ten photographs of each class have been sorted by hand. `FrozenEstimator` makes
+# the `Pipeline` use the encoder as it is, and the pipeline goes from paths to classes.
 
 train, y_train = train[train != str(broken)], y_train[train != str(broken)]
 test, y_test = test[test != str(broken)], y_test[test != str(broken)]
@@ -115,7 +115,7 @@ print(f"logistic regression on SimCLR: {np.mean(predicted == y_test):.0%}")
 # %%
 # Look at the mistakes
 # --------------------
-# Which classes are taken for which, and the photographs that the model was surest of and wrong.
+# Which classes are confused with which, and the mistakes of which the model was most certain.
 
 fig = plt.figure(figsize=(10, 4.8), layout="constrained")
 left, right = fig.subfigures(1, 2, width_ratios=[1.15, 1])
@@ -129,7 +129,7 @@ ax.tick_params(axis="x", rotation=30)
 sureness = model.predict_proba(test).max(axis=1)
 mistakes = np.flatnonzero(predicted != y_test)
 mistakes = mistakes[np.argsort(-sureness[mistakes])]
-right.suptitle("the surest mistakes")
+right.suptitle("the most certain mistakes")
 for ax, row in zip(right.subplots(3, 4).flat, mistakes, strict=False):
     ax.imshow(Image.open(test[row]))
     ax.set_title(f"{names[y_test[row]]},\nnot {names[predicted[row]]}", fontsize=8)
@@ -141,8 +141,8 @@ temporary.cleanup()
 # %%
 # With your own photographs
 # -------------------------
-# - Set `root` to your folder. A folder without folders in it will do as well: its photographs have
-#   no labels, and `photos.target` is -1 throughout.
+# - Set `root` to your folder. A folder without subfolders works as well: its photographs have no
+#   labels, and `photos.target` is -1 throughout.
 # - Start with ``image_size=64``, the default encoder and views, and ``verbose=1``. Expect to wait:
-#   see what a training takes in the user guide, or use a GPU.
-# - `SimCLRClassifier` does both parts in one `fit`, and goes on to fine-tune the encoder.
+#   the user guide says how long training takes. Or use a GPU.
+# - `SimCLRClassifier` does both parts in one `fit`, and then fine-tunes the encoder.

@@ -3,9 +3,9 @@ Few labels and many images: SimCLRClassifier
 ============================================
 
 You have 900 images of digits, and labels for 1, 2, 5 or 10 of each class.
-:class:`~sklearn_simclr.SimCLRClassifier` takes them as scikit-learn's semi-supervised estimators
-do: all images, and -1 in place of each label that is missing. How far does it come, beside a
-logistic regression on pixels or on frozen features, and beside scikit-learn's `LabelSpreading`?
+:class:`~sklearn_simclr.SimCLRClassifier` takes them like scikit-learn's semi-supervised estimators:
+all images, and -1 in place of each missing label. How good is it, compared with logistic regression
+on pixels or on frozen features, and with scikit-learn's `LabelSpreading`?
 
 The whole script takes less than a minute on two CPU cores.
 """
@@ -41,9 +41,9 @@ def partly_labelled(n_labels, seed):
 # %%
 # Train the encoder once
 # ----------------------
-# ``SimCLRClassifier()`` would train the transformer as part of its ``fit``, anew for each set of
-# labels. The training needs no labels, so once is enough. `FrozenEstimator` says that the
-# transformer is fitted and to be kept as it is.
+# ``SimCLRClassifier()`` would train the transformer as part of its ``fit``, again for each set of
+# labels. This training needs no labels, so once is enough. `FrozenEstimator` marks the transformer
+# as fitted, to be used as it is.
 
 start = time.perf_counter()
 simclr = SimCLRTransformer(max_epochs=30, random_state=0).fit(X_train)
@@ -53,19 +53,19 @@ frozen = FrozenEstimator(simclr)
 # %%
 # Five ways to learn from the labels
 # ----------------------------------
-# The logistic regression reads the labelled images only. `LabelSpreading` reads all of them: it
-# passes the labels on from image to image, the nearer the better. `SimCLRClassifier` starts from a
-# logistic regression on the features; with 10 labels a class or more it trains the encoder further.
-# Then a second network learns to give views of all images the classes that the first takes them
-# for. That takes its time, so `max_iter` cuts it short here. (``distill=False`` leaves it out; with
-# few labels, what remains is the logistic regression on frozen features.)
+# Logistic regression uses the labelled images only. `LabelSpreading` uses all of them: it spreads
+# the labels from image to image, more strongly between near ones. `SimCLRClassifier` starts from
+# logistic regression on the features; with 10 or more labels per class it trains the encoder
+# further. Then it distils: a second network learns to predict for views of all images what the
+# first predicts. This takes a while, so `max_iter` shortens it here. (``distill=False`` leaves it
+# out; with few labels, what remains is logistic regression on frozen features.)
 
 pixels = FunctionTransformer(lambda images: images.reshape(len(images), -1) / 16)
 features = make_pipeline(frozen, StandardScaler())
 
 
 def make_models(seed):
-    """Make the models to compare; the transformer within them is the same."""
+    """Make the models to compare; all use the same transformer."""
     logistic, spreading = LogisticRegression(max_iter=1000), LabelSpreading(gamma=10)
     return {
         "pixels, logistic regression": make_pipeline(pixels, logistic),
@@ -77,7 +77,7 @@ def make_models(seed):
 
 
 def accuracy(name, model, y):
-    """Fit on what the model can read, and score on images that none has seen."""
+    """Fit on what the model can use, and score on held-out images."""
     rows = y != -1 if "logistic" in name else slice(None)
     return 100 * model.fit(X_train[rows], y[rows]).score(X_test, y_test)
 
@@ -95,16 +95,16 @@ for row, n in enumerate(n_labels):
             seconds[name] += (time.perf_counter() - start) / len(n_labels) / n_draws
 
 print(f"\nmean test accuracy (%) over {n_draws} draws of the labels")
-print(f"{'labels a class':<31}" + "".join(f"{n:>7}" for n in n_labels) + "   seconds a fit")
+print(f"{'labels per class':<31}" + "".join(f"{n:>7}" for n in n_labels) + "   seconds per fit")
 for name, scores in found.items():
     print(f"{name:<31}" + "".join(f"{value:7.1f}" for value in scores.mean(axis=1)), end="")
-    print(f"{seconds[name]:14.1f}")
+    print(f"{seconds[name]:16.1f}")
 
 # %%
-# Drawn
-# -----
-# A line is the mean; a dot is one draw of the labels. With one label a class much depends on which
-# image it is.
+# Plot the results
+# ----------------
+# A line is the mean; a dot is one draw of the labels. With one label per class, much depends on
+# which image it is.
 
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -115,19 +115,17 @@ for number, (name, scores) in enumerate(found.items()):
     ax.plot(x, scores.mean(axis=1), color=color, label=name)
     ax.plot(x, scores, "o", color=color, ms=4, alpha=0.6)
 ax.set_xticks(positions, n_labels)
-ax.set(
-    xlabel="labels a class", ylabel="test accuracy (%)", title="Digits, 900 images to learn from"
-)
+ax.set(xlabel="labels per class", ylabel="test accuracy (%)", title="Digits, 900 training images")
 ax.grid(alpha=0.3)
 ax.legend()
 plt.show()
 
 # %%
-# What it is unsure of
-# --------------------
-# It has a probability for each class, like any classifier of scikit-learn. The test images with the
-# lowest are those to look at, or to label next if they were yours. These are of the last model
-# above, which had 10 labels a class.
+# What the classifier is unsure of
+# --------------------------------
+# Like other classifiers of scikit-learn, it predicts a probability for each class. The test images
+# whose highest probability is lowest are those to look at, or to label next. Here they are for the
+# last model above, which had 10 labels per class.
 
 probability = model.predict_proba(X_test)
 unsure = probability.max(axis=1).argsort()[:10]
@@ -145,20 +143,20 @@ print(f"accuracy {100 * right.mean():.1f}%; of the 50 least sure ones ", end="")
 print(f"{100 * right[probability.max(axis=1).argsort()[:50]].mean():.0f}%")
 
 # %%
-# What to make of it
-# ------------------
-# Most is won by the features: with one label a class even a logistic regression on them is ahead of
-# every model that reads pixels. What is learned from the unlabelled images a second time, by
-# `LabelSpreading` or by the classifier's distillation, comes on top, and matters less the more
-# labels there are. The two are about equally good here, and `LabelSpreading` is much quicker.
+# Conclusions
+# -----------
+# The features contribute most: with one label per class, even logistic regression on them is ahead
+# of every model on pixels. Using the unlabelled images a second time, by `LabelSpreading` or by the
+# classifier's distillation, adds to this, and matters less the more labels there are. The two are
+# about equally good here, and `LabelSpreading` is much faster.
 #
-# On data of your own:
+# With your own data:
 #
-# - start with ``SimCLRClassifier(FrozenEstimator(simclr), method="linear", distill=False)`` or the
-#   logistic regression. They take no time, and tell what the features are worth;
-# - try the defaults next, without `max_iter`. They take longer than here, and pay most where the
+# - start with ``SimCLRClassifier(FrozenEstimator(simclr), method="linear", distill=False)`` or with
+#   logistic regression. They take almost no time, and show how good the features are;
+# - try the defaults next, without `max_iter`. They take longer than here, and help most where the
 #   features are good but not made for your classes;
-# - with thousands of images, mind that `LabelSpreading` compares each with each;
-# - label the images that the classifier is least sure of, and fit again.
+# - with thousands of images, note that `LabelSpreading` compares all pairs of images;
+# - label the images of which the classifier is least certain, and fit again.
 #
 # See :doc:`/user_guide/few_labels`.

@@ -2,10 +2,10 @@
 Tuning a pipeline
 =================
 
-Views, encoder and classifier of a pipeline are searched together, as the parameters of any pipeline
-are: an option of an augmentation is reached as ``simclr__augmentation__degrees``, one of an encoder
-as ``simclr__encoder__width``. The digits here have few labels; their classes are what the search
-goes by.
+The views, the encoder and the classifier of a pipeline can be searched together, like the
+parameters of any pipeline: an option of an augmentation is ``simclr__augmentation__degrees``, one
+of an encoder is ``simclr__encoder__width``. Here the search compares candidates by the accuracy of
+the classifier on 500 labelled digits.
 """
 
 import tempfile
@@ -28,8 +28,8 @@ images, labels = digits.images[:500], digits.target[:500]
 # %%
 # Options have to be objects to be searched
 # -----------------------------------------
-# ``"auto"`` has no options, so augmentation and encoder are given as objects. A short training is
-# enough to rank views, if not to get the most out of them.
+# ``"auto"`` has no options, so we pass the augmentation and the encoder as objects. A short
+# training run is enough to rank views, though not to get the most out of them.
 
 model = Pipeline(
     [
@@ -55,11 +55,11 @@ grid = {
 # %%
 # Each encoder is trained once
 # ----------------------------
-# The grid has 12 candidates and the split three folds, so 36 fits; but two candidates that differ
-# in the classifier alone have the same encoder. With ``memory`` the pipeline keeps what was fitted,
-# here in a folder that goes away in the end, and trains 18 encoders. An integer ``random_state`` is
-# what makes the two the same. ``n_jobs`` would run folds side by side: on several cores, not on one
-# GPU.
+# The grid has 12 candidates and the split three folds, so there are 36 fits; but two candidates
+# that differ only in the classifier have the same encoder. With ``memory`` the pipeline keeps
+# fitted encoders, here in a folder that is removed at the end, and trains only 18. For two encoders
+# to be the same, ``random_state`` has to be an integer. ``n_jobs`` would run fits in parallel: on
+# several cores, not on one GPU.
 
 with tempfile.TemporaryDirectory() as folder:
     model.set_params(memory=folder)
@@ -68,11 +68,11 @@ print({name.rpartition("__")[2]: value for name, value in search.best_params_.it
 print(f"accuracy in cross-validation: {search.best_score_:.3f}")
 
 # %%
-# What the search has found
-# -------------------------
-# Views that turn digits by any angle teach the encoder that a 6 is a 9. Whether they turn by little
-# or not at all matters less, in trainings as short as these. Each fold has a line: folds differ by
-# more than candidates do, so look at whether all of them agree.
+# What the search found
+# ---------------------
+# Views that rotate digits by any angle teach the encoder that a 6 is a 9. Whether they rotate a
+# little or not at all matters less, in training runs as short as these. Each fold has a line: folds
+# differ more than candidates do, so check whether all of them agree.
 
 results = search.cv_results_
 degrees = grid["simclr__augmentation__degrees"]
@@ -95,14 +95,16 @@ for temperature, color in zip(grid["simclr__temperature"], ("tab:blue", "tab:ora
     )
 ax.set_xticks(range(len(degrees)), [f"{angle}°" for angle in degrees])
 ax.set(
-    xlabel="views turn by up to", ylabel="accuracy (%)", title="Best over C: 3 folds and their mean"
+    xlabel="views rotate by up to",
+    ylabel="accuracy (%)",
+    title="Best over C: 3 folds and their mean",
 )
 ax.grid(alpha=0.3)
 ax.legend()
 plt.show()
 
 # %%
-# On data of your own, search the views first, with short trainings and the encoder that "auto"
-# takes; then train the best ones for longer. ``HalvingGridSearchCV(resource="simclr__max_epochs")``
-# does the two in one. A search without labels is :ref:`another matter
-# <sphx_glr_auto_examples_plot_model_selection.py>`.
+# With your own data, search the views first, with short training runs and the encoder that "auto"
+# chooses; then train with the best ones for longer.
+# ``HalvingGridSearchCV(resource="simclr__max_epochs")`` does both in one. For a search without
+# labels, see :ref:`sphx_glr_auto_examples_plot_model_selection.py`.

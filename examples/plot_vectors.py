@@ -1,11 +1,11 @@
 """
-Vectors: what to expect of corrupted features
-=============================================
+Vectors: what to expect from corrupted features
+===============================================
 
-A table has no views that one could look at. SCARF makes them by replacing some features of a row by
+Rows of a table have no obvious views. SCARF makes views by replacing some features of a row with
 those of other rows, at random: :class:`~sklearn_simclr.augmentation.FeatureCorruption`. The encoder
-has to find the row again, so it has to learn which values go together. Is that worth the trouble,
-beside a logistic regression on the values as they are?
+has to find the original row, so it has to learn which values go together. Is that worthwhile,
+compared with logistic regression on the raw values?
 
 The whole script takes less than a minute on two CPU cores.
 """
@@ -25,8 +25,8 @@ from sklearn_simclr.augmentation import FeatureCorruption
 # %%
 # Three tables
 # ------------
-# Measurements of breast tumours, a chemical analysis of wines, and digits whose pixels are taken as
-# columns of a table: no one tells the encoder which ones are neighbours.
+# Measurements of breast tumours, a chemical analysis of wines, and digits whose pixels serve as the
+# columns of a table: the encoder does not know which pixels are neighbours.
 
 tables = {
     "breast cancer": load_breast_cancer(return_X_y=True),
@@ -35,11 +35,12 @@ tables = {
 }
 
 # %%
-# Three ways to read them
-# -----------------------
-# Two thirds of the rows train the encoder, without labels; the others test. Columns are
-# standardised in all cases: the encoder does that inside, the pipeline below does it for the rest.
-# Each figure is a mean over two trainings and ten draws of the labelled rows.
+# Three kinds of input
+# --------------------
+# Two thirds of the rows, at most 600, train the encoder without labels; the others are for testing.
+# Columns are standardised in all cases: the encoder does so internally, and the pipeline below does
+# it for the classifier. Each figure is a mean over two training runs and ten draws of the labelled
+# rows.
 
 N_LABELS = [1, 2, 5, 10, 20]
 N_TRAININGS, N_DRAWS = 2, 10
@@ -88,14 +89,14 @@ for table, (X, y) in tables.items():
         for kind in runs[0]
     }  # (n_labels, N_TRAININGS * N_DRAWS) each
     print(f"\n{table}: {len(X_train)} rows of {X.shape[1]}, {time.perf_counter() - start:.0f} s")
-    print(f"{'labels a class':<16}" + "".join(f"{n:>7}" for n in N_LABELS))
+    print(f"{'labels per class':<17}" + "".join(f"{n:>7}" for n in N_LABELS))
     for kind, found in results[table].items():
-        print(f"{kind:<16}" + "".join(f"{value:7.1f}" for value in found.mean(axis=1)))
+        print(f"{kind:<17}" + "".join(f"{value:7.1f}" for value in found.mean(axis=1)))
 
 # %%
-# Drawn
-# -----
-# Bars are one standard deviation over draws and trainings to either side.
+# Plot the results
+# ----------------
+# Error bars are one standard deviation over draws and training runs.
 
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -105,28 +106,30 @@ for ax, (table, kinds) in zip(axes, results.items(), strict=True):
         positions = np.arange(len(N_LABELS)) + shift
         ax.errorbar(positions, found.mean(axis=1), found.std(axis=1), fmt="o-", ms=4, label=kind)
     ax.set_xticks(range(len(N_LABELS)), N_LABELS)
-    ax.set(xlabel="labels a class", title=table)
+    ax.set(xlabel="labels per class", title=table)
     ax.grid(alpha=0.3)
 axes[0].set_ylabel("test accuracy (%)")
 axes[0].legend(loc="lower right")
 plt.show()
 
 # %%
-# What to make of it
-# ------------------
-# The digits gain at any number of labels that was tried: their columns hang together in many ways,
-# and there are hundreds of rows to learn that from. (Read as images they gain far more; see
-# :ref:`sphx_glr_auto_examples_plot_digits_few_labels.py`.) The tumours gain with one label a class,
-# where draws differ by as much as the gain, and lose with two, as do the wines, which gain nothing.
-# From five labels a class on, the values alone do as well on both of these tables, give or take a
-# point. Putting values and features side by side is no better than the features.
+# Conclusions
+# -----------
+# On digits, features help at every number of labels tried: their columns depend on one another in
+# many ways, and there are hundreds of rows from which to learn this. (Read as images, they gain far
+# more; see :ref:`sphx_glr_auto_examples_plot_digits_few_labels.py`.) On the tumours, features help
+# with one label per class, where draws differ by as much as the gain, and do worse with two. On the
+# wines they do not help with one label and do worse with two. From five labels per class on, values
+# and features differ by less than two points on both of these tables. Values and features side by
+# side are no better than the features.
 #
-# On data of your own, expect something where there are many columns that depend on one another,
-# many rows, and next to no labels. Otherwise begin with the values. To find out:
+# With your own data, expect a gain if there are many columns that depend on one another, many rows,
+# and hardly any labels. Otherwise start with the values. To find out:
 #
-# - compare with a standardised logistic regression, and with gradient boosting once labels suffice;
+# - compare with logistic regression on standardised values, and with gradient boosting if there are
+#   enough labels;
 # - draw the labelled rows more than once, as here: one draw proves nothing;
-# - try rates from 0.2 to 0.6, longer trainings and temperatures of 0.5 to 1;
-# - encode categories as numbers and fill in what is missing first.
+# - try rates from 0.2 to 0.6, longer training and temperatures of 0.5 to 1;
+# - encode categories as numbers and impute missing values first.
 #
 # See :doc:`/user_guide/vectors`.

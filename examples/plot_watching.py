@@ -1,11 +1,10 @@
 """
-Watching a training
-===================
+Monitoring a training run
+=========================
 
-A training without labels has no accuracy to look at, and its loss says little: it falls with easier
-views as well as with better features. What helps is to measure images that the training does not
-see, while it goes on. Here are a training of the digits that goes well, and one that does not and
-is stopped.
+Training without labels has no accuracy to look at, and its loss says little: it falls with easier
+views as well as with better features. It helps to measure held-out images during training. This
+example shows a training run on digits that goes well, and one that fails and is stopped.
 
 The whole script takes about 20 seconds on two CPU cores.
 """
@@ -24,13 +23,13 @@ X_train, X_val, y_train, y_val = train_test_split(
 )
 
 # %%
-# Measures by epoch
-# -----------------
-# ``MeasureHistory`` is a callback of scikit-learn's kind. Every two epochs it measures the held-out
-# images. Three of the measures need no labels. The fourth is the share of images that have the same
-# label as their ten nearest neighbours; the training itself sees no label.
+# Measures per epoch
+# ------------------
+# ``MeasureHistory`` is a callback like those of scikit-learn. Every two epochs it measures the
+# held-out images. Three of the measures need no labels. The fourth is the share of images whose
+# label their ten nearest neighbours predict; training itself sees no labels.
 #
-# ``verbose=1`` prints what is trained, how fast it goes, and how long it will still take.
+# ``verbose=1`` prints what is trained, how fast, and how much time is left.
 
 measures = ["contrastive_accuracy", "rankme", "neg_alignment", "knn"]
 history = MeasureHistory(X_val, y_val, scoring=measures, every=2)
@@ -41,12 +40,13 @@ good = pd.DataFrame(history.history_)
 print(good.drop(columns="fit").round(3).to_string(index=False))
 
 # %%
-# Stopping what is not worth its time
-# -----------------------------------
-# A learning rate far too high spoils the training. ``EarlyStopping`` looks at the contrastive
-# accuracy of the held-out images, the share of views that find their partner among all others. It
-# stops when that has not risen by a hundredth in three evaluations. In a grid search this saves the
-# time of candidates that lead nowhere. It takes no label.
+# Stopping a run that fails
+# -------------------------
+# Training fails with a learning rate that is far too high. ``EarlyStopping`` monitors the
+# contrastive accuracy of the held-out images, the share of views that find their partner among the
+# views of at most 256 images. It stops training when this has not risen by 0.01 in three
+# evaluations. In a grid search, this saves the time of candidates that lead nowhere. It needs no
+# labels.
 
 stopping = EarlyStopping(X_val, scoring="contrastive_accuracy", every=2, patience=3, min_delta=0.01)
 history = MeasureHistory(X_val, y_val, scoring=measures, every=2)
@@ -57,18 +57,18 @@ print(f"stopped after {spoilt.n_iter_} of {spoilt.max_epochs} epochs")
 bad = pd.DataFrame(history.history_)
 
 # %%
-# Side by side
-# ------------
-# The points at epoch 0 are of random weights. The spoilt features are worse than these, as the
-# labels of the neighbours show. The contrastive accuracy shows it without labels. So
-# does RankMe, the number of directions that the features make use of: it tells of features that
-# collapse. The alignment says how close the features of two views are. It is best where all
-# features are alike, so never go by it alone.
+# Compare the two runs
+# --------------------
+# The points at epoch 0 are for random weights. The features of the failed run are worse than these,
+# as the labels of the neighbours show. The contrastive accuracy shows the same without labels. So
+# does RankMe, the number of directions that the features use, which reveals collapsing features.
+# The alignment measures how close the features of two views are. It is best if all features are the
+# same, so never rely on it alone.
 
 panels = {
-    "loss": "Loss of the training",
+    "loss": "Training loss",
     "contrastive_accuracy": "Contrastive accuracy",
-    "knn": "Accuracy of neighbours (reads labels)",
+    "knn": "Accuracy of neighbours (needs labels)",
     "rankme": "RankMe",
     "neg_alignment": "Minus alignment",
 }

@@ -192,6 +192,15 @@ CASES = {
         COLOURED, COLOURED / 255
     ),
     "X reaches …, but the transformer was fitted on pixels in [0, 1].": later(IMAGES / 16, IMAGES),
+    "X is uint8, whose 255 stands for white, but its largest value is …": of_fit(
+        IMAGES.astype(np.uint8)
+    ),
+    "X is uint8, whose 255 stands for 1, but its largest value is 1": later(
+        IMAGES > 8, (IMAGES > 8).astype(np.uint8)
+    ),
+    "X holds pixels in 0..255, but the transformer was fitted on pixels from … to ….": later(
+        IMAGES - 8, IMAGES.astype(np.uint8)
+    ),
     "X holds images of (h, w, c) = …, but SimCLRTransformer was fitted on …": later(
         IMAGES, np.zeros((2, 9, 9))
     ),

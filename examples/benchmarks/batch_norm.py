@@ -2,9 +2,10 @@
 
     python batch_norm.py
 
-Forward and backward pass of one layer, on noise (512, channels, 32, 32) with the channels last.
-Both sides take turns, five rounds; medians. The package takes its own way below 32 channels unless
-there are 16; here it is made to do so for all. Written to results/batch_norm.md.
+Times the forward and backward pass of one layer, on noise (512, channels, 32, 32) in channels-last
+layout. Both sides take turns; the table has medians over five rounds. The package uses its own
+method below 32 channels, except for 16; here it is made to use it for all. Written to
+results/batch_norm.md.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def seconds(norm: nn.Module, x: torch.Tensor, dy: torch.Tensor) -> float:
 
 @reused_memory()
 def compare(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> tuple[float, float]:
-    """Median seconds of torch's layer and of the same layer made quick."""
+    """Return the median seconds of torch's layer and of the same layer by this package."""
     x, dy = (
         torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
         for _ in range(2)
@@ -39,7 +40,7 @@ def compare(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> tuple[fl
     norms = nn.BatchNorm2d(shape[1]), nn.BatchNorm2d(shape[1])
     with _batch_norm.quick_batch_norm(norms[1]):
         turns = [[seconds(norm, x, dy) for norm in norms] for _ in range(rounds + 1)]
-    torchs, ours = zip(*turns[1:], strict=True)  # the first warms up
+    torchs, ours = zip(*turns[1:], strict=True)  # the first round is a warm-up
     return statistics.median(torchs), statistics.median(ours)
 
 

@@ -1,17 +1,18 @@
-"""CIFAR-10 from beginning to end: training in slices, then kNN, linear and fine-tuned accuracy.
+"""CIFAR-10 from beginning to end: training in several calls, then kNN, linear, fine-tuned accuracy.
 
     python cifar10.py default --data cifar10.npz --epochs 100
     python cifar10.py paper --data cifar10.npz --epochs 1000 --minutes 25
 
-"paper" are the settings of appendix B.9: ResNet-50, LARS, batches of 1024, temperature 0.5.
-"default" are the defaults of the package, with a whole ResNet-18 and batches of 512; "sgd" is the
-same network by the recipe of https://github.com/dkobak/simclr-cifar10: SGD with momentum, milder
-views, and for trainings of several hundred epochs half the learning rate.
+"paper" has the settings of appendix B.9: ResNet-50, LARS, batches of 1024, temperature 0.5.
+"default" has the defaults of the package, with a whole ResNet-18 and batches of 512. "sgd" trains
+the same network by the recipe of https://github.com/dkobak/simclr-cifar10: SGD with momentum,
+milder views, and half the learning rate for runs of several hundred epochs.
 
-The training is a call of `fit`, which leaves its checkpoints in the folder RECIPE (or --state). A
-call of the script trains for --minutes at most and then interrupts `fit`; the next one goes on from
-the last checkpoint. Once all epochs are done it measures, and adds a row to results/cifar10.md with
-the seconds of all calls. --n-images, --width and --n-test make it small enough to try on a CPU.
+Training is a call of `fit`, which leaves its checkpoints in the folder RECIPE (or --state). A call
+of the script trains for --minutes at most and then interrupts `fit`; the next call continues from
+the last checkpoint. Once all epochs are done, the script measures, and adds a row to
+results/cifar10.md with the seconds of all calls. --n-images, --width and --n-test make the run
+small enough to try on a CPU.
 """
 
 import _thread
@@ -36,7 +37,7 @@ LABELLED_SHARES = (0.01, 0.1)
 
 
 def recipe(name: str, n_epochs: int, width: float, batch_size: int | None) -> SimCLRTransformer:
-    """Make the transformer of a recipe, for so many epochs."""
+    """Make the transformer of a recipe, for a number of epochs."""
     if name == "paper":
         batch_size = batch_size or 1024
         return SimCLRTransformer(
@@ -63,7 +64,7 @@ def recipe(name: str, n_epochs: int, width: float, batch_size: int | None) -> Si
 
 @contextlib.contextmanager
 def interrupted_after(seconds: float):
-    """Let Ctrl-C come from the clock."""
+    """Interrupt the block after some seconds, as Ctrl-C would."""
     timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), _thread.interrupt_main)
     timer.daemon = True
     timer.start()
@@ -74,13 +75,13 @@ def interrupted_after(seconds: float):
 
 
 def train(simclr, X, minutes: float) -> float | None:
-    """Train for a slice of time; return the seconds of all slices once all epochs are done."""
+    """Train for some minutes; return the seconds of all calls once all epochs are done."""
     record = Path(simclr.checkpoint_dir) / "seconds.json"
     before = json.loads(record.read_text()) if record.exists() else 0.0
     start = time.perf_counter()
     with (
         interrupted_after(60 * minutes),
-        contextlib.suppress(KeyboardInterrupt),  # in the first epoch; later ones are a warning
+        contextlib.suppress(KeyboardInterrupt),  # of the first epoch; later, `fit` warns
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", "Training interrupted by user")
@@ -91,7 +92,7 @@ def train(simclr, X, minutes: float) -> float | None:
 
 
 def fine_tuned_accuracy(simclr, data, share: float, seed: int) -> float:
-    """Accuracy in percent after fine-tuning on a share of the labels."""
+    """Return the accuracy in percent after fine-tuning on a share of the labels."""
     X_train, y_train, X_test, y_test = data
     X_labelled, y_labelled = subset(X_train, y_train, round(share * len(X_train)), seed)
     classifier = SimCLRClassifier(FrozenEstimator(simclr), random_state=seed)

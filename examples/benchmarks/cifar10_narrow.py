@@ -1,11 +1,11 @@
-"""10,000 photographs on a CPU: a narrow ResNet-18 on a part of CIFAR-10, at several run lengths.
+"""10,000 photographs on a CPU: a narrow ResNet-18 on a part of CIFAR-10, for several run lengths.
 
     python cifar10_narrow.py --data cifar10.npz --epochs 4 12 36
 
-Trains on 10,000 of the training images, without labels, and measures on all 10,000 test images:
-10 nearest neighbours by cosine distance and logistic regression, both from the labels of the
-10,000, for raw pixels, the untrained encoder, and a training of each length. Results are added to
-results/cifar10_narrow.md.
+Trains on 10,000 of the training images, without labels, and measures on all 10,000 test images.
+The measures are the 10 nearest neighbours by cosine distance and logistic regression, both with the
+labels of the training images, for raw pixels, the untrained encoder, and a training run of each
+length. Results are added to results/cifar10_narrow.md.
 """
 
 import argparse

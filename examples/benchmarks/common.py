@@ -40,7 +40,7 @@ def machine() -> str:
 class Table:
     """A table that is printed row by row and written to results/<name>.md at the end.
 
-    The environment's BENCHMARK_RESULTS names another folder.
+    The environment variable BENCHMARK_RESULTS names another folder.
     """
 
     def __init__(self, name: str, title: str, conditions: str, columns: list[str]):
@@ -51,19 +51,19 @@ class Table:
         print("\n".join(self.lines), flush=True)
 
     def add(self, *cells: str) -> None:
-        """Print a row; cells that are not given stay empty."""
+        """Print a row; missing cells stay empty."""
         self.lines.append(f"| {' | '.join(cells)} |")
         print(self.lines[-1], flush=True)
 
     def save(self, *, append: bool = True) -> None:
-        """Add the table to the file of results, or put it in the place of all that is there."""
+        """Append the table to the file of results, or replace the file."""
         self.path.parent.mkdir(exist_ok=True)
         with self.path.open("a" if append else "w") as file:
             file.write("\n".join(self.lines) + "\n")
 
 
 def split(X, y, test_size=0.3):
-    """Return X_train, y_train, X_test, y_test, stratified, always the same."""
+    """Return X_train, y_train, X_test, y_test: a stratified split, always the same."""
     X_train, X_test, y_train, y_test = train_test_split(
         X, y, test_size=test_size, stratify=y, random_state=0
     )
@@ -71,19 +71,19 @@ def split(X, y, test_size=0.3):
 
 
 def digits(test_size=0.3):
-    """scikit-learn's digits: grey images of 8 x 8 pixels, values 0 to 16."""
+    """Return a split of scikit-learn's digits: grey images of 8 x 8 pixels, values 0 to 16."""
     bunch = load_digits()
     return split(bunch.images, bunch.target, test_size)
 
 
 def vectors(name: str):
-    """One of scikit-learn's small tables: "breast_cancer", "wine" or "digits"."""
+    """Return a split of one of scikit-learn's small tables: "breast_cancer", "wine" or "digits"."""
     loaders = {"breast_cancer": load_breast_cancer, "wine": load_wine, "digits": load_digits}
     return split(*loaders[name](return_X_y=True))
 
 
 def cifar10(path: str | None):
-    """CIFAR-10 as uint8 (n, 32, 32, 3).
+    """Return CIFAR-10 as uint8 (n, 32, 32, 3).
 
     `path` is an .npz file with X_train, y_train, X_test and y_test, or a folder into which
     torchvision downloads the original.
@@ -99,15 +99,15 @@ def cifar10(path: str | None):
 
 
 def subset(X, y, n: int, seed: int = 0):
-    """Take n rows, as many of each class."""
+    """Return n rows, stratified by class."""
     X, _, y, _ = train_test_split(X, y, train_size=n, stratify=y, random_state=seed)
     return X, y
 
 
 def sign_digits(folder: str, side: int = 32):
-    """Photographs of hands that sign the digits 0 to 9, from FOLDER/<digit>/*.JPG, at one size.
+    """Return photographs of hands that sign the digits 0 to 9, resized, from FOLDER/<digit>/*.JPG.
 
-    The Sign Language Digits Dataset of Turkey Ankara Ayranci Anadolu High School.
+    They are the Sign Language Digits Dataset of Turkey Ankara Ayranci Anadolu High School.
     """
     paths = sorted(Path(folder).glob("[0-9]/*.JPG"))
     if not paths:
@@ -117,24 +117,24 @@ def sign_digits(folder: str, side: int = 32):
 
 
 def flat(X):
-    """Raw values as features, to compare with."""
+    """Return the raw values as features, for comparison."""
     X = np.asarray(X, dtype=np.float32)
     return X.reshape(len(X), -1)
 
 
 def knn_accuracy(h_train, y_train, h_test, y_test) -> float:
-    """Accuracy in percent of 10 nearest neighbours by cosine distance."""
+    """Return the accuracy in percent of the 10 nearest neighbours by cosine distance."""
     return 100 * metrics.knn_accuracy(h_train, y_train, h_test, y_test, n_neighbors=10)
 
 
 def linear_accuracy(h_train, y_train, h_test, y_test) -> float:
-    """Accuracy in percent of logistic regression on standardised features."""
+    """Return the accuracy in percent of logistic regression on standardised features."""
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return 100 * model.fit(h_train, y_train).score(h_test, y_test)
 
 
 def few_label_accuracy(h_train, y_train, h_test, y_test, n_labels: int, n_draws: int = 10) -> float:
-    """`linear_accuracy` with `n_labels` labels a class: mean over draws of the labelled rows."""
+    """Return the mean of `linear_accuracy` over draws of `n_labels` labelled rows per class."""
     y_train = np.asarray(y_train)
     scores = []
     for seed in range(n_draws):
@@ -150,7 +150,7 @@ def few_label_accuracy(h_train, y_train, h_test, y_test, n_labels: int, n_draws:
 
 
 def nt_xent_of_matrix(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
-    """NT-Xent from the matrix of all similarities, as one writes it down."""
+    """Compute NT-Xent from the matrix of all similarities, as the formula has it."""
     z = F.normalize(torch.cat([z1, z2]))
     logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(z1)))

@@ -1,12 +1,12 @@
-"""Whether torch.compile pays: a step of training as `fit` takes it, and with the network compiled.
+"""Whether torch.compile pays: a training step as in `fit`, and with the network compiled.
 
     python compiled.py
 
-A step here is forward pass, loss, backward pass and optimizer, on views that are there already, in
-the precision that `fit` chooses. The ways take turns, step by step. Compiling costs what the first
-two steps take beyond the median of the others; that is less where torch finds kernels that it has
-made before. Written to results/compiled.md. For GPUs, where steps are recorded too, see
-gpu_suite.py.
+A step here is forward pass, loss, backward pass and optimizer, on views that are already there, in
+the precision that `fit` chooses. The two ways take turns, step by step. The cost of compiling is
+what the first two steps take beyond the median of the others; it is lower if torch finds kernels
+that it has compiled before. Written to results/compiled.md. For GPUs, where steps are also
+recorded, see gpu_suite.py.
 """
 
 import argparse
@@ -23,13 +23,8 @@ from torch import Tensor
 from sklearn_simclr import SimCLRTransformer
 from sklearn_simclr._allocator import reused_memory
 from sklearn_simclr._batch_norm import quick_batch_norm
-from sklearn_simclr._device import (
-    cpu_generator,
-    describe,
-    mixed_precision,
-    resolve_precision,
-    synchronize,
-)
+from sklearn_simclr._device import describe, mixed_precision, resolve_precision, synchronize
+from sklearn_simclr._random import cpu_generator
 
 
 class Way:
@@ -40,7 +35,7 @@ class Way:
         self.seconds: list[float] = []
 
     def step(self, training: Training, x: Tensor, index: Tensor) -> None:
-        """Take a step, and note how long it took, what the device does included."""
+        """Take a step, and note how long it took, including the device's work."""
         run, device = training.run, x.device
         precision = resolve_precision(training.simclr.precision, device)
         synchronize(device)

@@ -4,12 +4,13 @@
     python few_labels.py cifar10 --data cifar10.npz --epochs 30 --max-iter 300 --draws 2 \\
         --n-test 2000
 
-All training images are pre-trained on once, without labels: scikit-learn's digits with the
-defaults, or 10,000 images of CIFAR-10 with temperature 0.2 and batches of 128. Then a few labels
-are drawn, several times: 1, 5 and 10 a class, or 1% and 10% of the 10,000. "from scratch" is the
-same network, trained on views of the labelled images alone, in a plain loop of its own that keeps
-batch normalisation in training mode. Means and standard deviations over the draws are added to
-results/few_labels.md. --pretrained FILE keeps the pre-training, or goes on from it.
+The encoder is pre-trained once on all training images, without labels: on scikit-learn's digits
+with the defaults, or on 10,000 images of CIFAR-10 with temperature 0.2 and batches of 128. Then a
+few labels are drawn, several times: 1, 5 and 10 per class, or 1% and 10% of the 10,000. "from
+scratch" is the same network, trained on views of the labelled images alone, in a plain loop of its
+own that keeps batch normalisation in training mode. Means and standard deviations over the draws
+are added to results/few_labels.md. --pretrained FILE saves the pre-trained encoder, or uses it if
+it exists.
 """
 
 import argparse
@@ -37,7 +38,7 @@ CLASSIFIERS = {
 
 
 def from_scratch(encoder, augmentation, X, y, X_test, y_test, seed: int) -> float:
-    """Accuracy in percent of an encoder and a linear layer trained on labelled images alone."""
+    """Return the accuracy of an encoder and a linear layer trained on labelled images alone (%)."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     batch, test = (torch.tensor(part).permute(0, 3, 1, 2) for part in (X, X_test))  # (n, c, h, w)
@@ -71,7 +72,7 @@ def draw(y, n_labels: int, seed: int) -> np.ndarray:
 
 
 def accuracies(simclr, scratch, data, rows, seed: int, max_iter) -> dict[str, float]:
-    """Accuracy in percent of each way to learn from the labels of some rows."""
+    """Return the accuracy in percent of each way to learn from the labels of some rows."""
     X_train, y_train, X_test, y_test = data
     labels = np.full(len(y_train), -1)
     labels[rows] = y_train[rows]
@@ -91,7 +92,7 @@ def accuracies(simclr, scratch, data, rows, seed: int, max_iter) -> dict[str, fl
 
 
 def pretrained(path: Path | None, simclr, X):
-    """Train, or take what an earlier call has kept."""
+    """Train, or load what an earlier call has saved."""
     if path and path.exists():
         return joblib.load(path)
     start = time.perf_counter()

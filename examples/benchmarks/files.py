@@ -1,12 +1,12 @@
-"""Image files against the array of their pixels: what decoding costs, and what it costs after that.
+"""Image files compared with the array of their pixels: the cost of decoding, and the cost after it.
 
     python files.py FOLDER
 
-FOLDER holds small images of one size, such as CIFAR-10 as JPEG files, in folders. Each way of
-giving them to a transformer trains and encodes in turn with the others, on one thread and with a
-network so small that what reading costs would show; the table has medians over the rounds, per
-second of processor time, which other work on the machine does not change, and which gives no credit
-for reading ahead. An epoch is any but the first. "transform" is all of it, decoding included where
+FOLDER holds small images of one size in subfolders, such as CIFAR-10 as JPEG files. Each way of
+passing them to a transformer trains and encodes in turn with the others, on one thread and with a
+network so small that the cost of reading would show. The table has medians over the rounds, per
+second of processor time: other work on the machine does not change it, and reading ahead does not
+improve it. The first epoch does not count. "transform" is the whole call, including decoding where
 the pixels are not in `cache_dir`. The features are compared with those of the array. Written to
 results/files.md.
 """
@@ -51,14 +51,14 @@ class Clock:
 
 
 def seconds(function, *args, **kwargs):
-    """Call a function; return what time of the processor it took and what it returned."""
+    """Call a function; return the processor time that it took and its result."""
     start = time.process_time()
     result = function(*args, **kwargs)
     return time.process_time() - start, result
 
 
 def run(X, n_epochs: int, streamed: bool, **params):
-    """Return the times of the reading, of an epoch and of transform, and the features."""
+    """Return the times of reading, of an epoch and of transform, and the features."""
     _files._KEPT_BYTES = 0 if streamed else KEPT_BYTES
     clock = Clock()
     simclr = SimCLRTransformer(

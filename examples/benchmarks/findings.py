@@ -3,11 +3,12 @@
     python findings.py --data cifar10.npz --seeds 0 1 2
 
 Trains a ResNet-18 of an eighth of the width on 10,000 images of CIFAR-10, without labels, and
-changes one thing at a time. Each encoder is measured on all 10,000 test images, by 10 nearest
-neighbours and by logistic regression from the labels of the 10,000. A training takes minutes on a
-core and there are dozens: each is kept in results/findings.csv as soon as it is measured, and a
-call goes on where the last one was stopped. Several calls with other seeds may run side by side.
-At the end results/findings.md and results/findings.png are made from all that is there.
+changes one setting at a time. Each encoder is measured on all 10,000 test images, by the 10 nearest
+neighbours and by logistic regression with the labels of the training images. A training run takes
+minutes on a core and there are dozens: each is saved in results/findings.csv as soon as it is
+measured, and a call continues where the last one stopped. Several calls with different seeds may
+run in parallel. At the end results/findings.md and results/findings.png are made from everything in
+results/findings.csv.
 """
 
 import argparse
@@ -58,7 +59,7 @@ SETTINGS = {
     },
     "margin 0.8, all negatives": {"loss": partial(margin_triplet, margin=0.8, semi_hard=False)},
 }
-# What is compared, as (setting, layer) in the order in which the paper has them.
+# The comparisons, each a list of (setting, layer), in the order of the paper.
 PANELS = {
     "Views (figure 5)": [("crop alone", "h"), ("colour alone", "h"), ("baseline", "h")],
     "Projection head (figure 8)": [("no head", "h"), ("linear head", "h"), ("baseline", "h")],
@@ -103,7 +104,7 @@ def read_records() -> list[dict]:
 
 
 def add_records(*records: dict) -> None:
-    """Append to the file at once, so that nothing measured is lost."""
+    """Append to the file immediately, so that no measurement is lost."""
     new = not RECORDS.exists()
     with RECORDS.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -130,7 +131,7 @@ def measure(setting: str, seed: int, data) -> list[dict]:
 
 
 def summaries(records: list[dict]) -> dict[str, list[tuple[str, int, dict]]]:
-    """For each panel its lines: label, number of seeds, and mean and spread of both accuracies."""
+    """Return the lines of each panel: label, number of seeds, mean and spread of accuracies."""
     panels = {}
     for panel, lines in PANELS.items():
         panels[panel] = []

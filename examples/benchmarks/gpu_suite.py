@@ -1,20 +1,27 @@
-"""All that is to be known of the speed on a GPU, in calls of less than ten minutes.
+"""All benchmarks of the speed on a GPU, in calls of less than ten minutes.
 
     python gpu_suite.py --data cifar10.npz --out gpu_results --minutes 9
 
-Runs one stage after the other, skips those that an earlier call with the same --out has done, and
-begins none that would not be over in time; trainings to a quality go on where they were. Call it
-until it says that all is done. Tables lie in --out, all of them in gpu_suite.md too. --small tries
-everything in sizes that say nothing, on whatever device there is.
+Runs one stage after the other, skips those that an earlier call with the same --out has completed,
+and starts none that would not finish in time; training runs that measure quality continue where
+they stopped. Call the script until it says that all is done. The tables are in --out, and all
+together in gpu_suite.md. --small tries everything in sizes too small to be meaningful, on any
+device.
 
-The figures: views a second on the device; NT-Xent of 8192 images, time and memory; ResNet-18 at 32
-pixels in batches of 512, with kernels that start one by one, recorded as CUDA graphs, and compiled
-as well: seconds an epoch, model FLOP utilisation, the share of the time in which the device has
-work; the same network trained by lightly, where it is installed, and by other code, where --script
-is simclr-cifar10.py of https://github.com/dkobak/simclr-cifar10; steps of smaller networks, and the
-parts of a step; `transform` beside a bare forward pass; a step of 4096 images of a ResNet-50; and
-how long 140 and 600 epochs of SGD and 140 of the defaults on CIFAR-10 take, and how good the
-features are.
+It measures
+
+- views per second on the device;
+- time and memory of NT-Xent for 8192 images;
+- training of a ResNet-18 at 32 pixels in batches of 512, with kernels that start one by one,
+  recorded as CUDA graphs, and compiled as well: seconds per epoch, model FLOP utilisation, and the
+  share of the time in which the device has work;
+- the same network trained by lightly, if it is installed, and by other code, if --script is
+  simclr-cifar10.py of https://github.com/dkobak/simclr-cifar10;
+- steps of smaller networks, and the parts of a step;
+- `transform` compared with a bare forward pass;
+- a step of 4096 images with a ResNet-50;
+- the time that 140 and 600 epochs of SGD and 140 of the defaults take on CIFAR-10, and the quality
+  of the features.
 """
 
 import argparse
@@ -46,20 +53,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sklearn_simclr import SimCLRTransformer
 from sklearn_simclr._data import shuffled_batches
-from sklearn_simclr._device import cpu_generator, resolve_precision, synchronize
+from sklearn_simclr._device import resolve_precision, synchronize
+from sklearn_simclr._random import cpu_generator
 from sklearn_simclr.augmentation import SimCLRAugmentation
 from sklearn_simclr.encoders import ResNetEncoder
 from sklearn_simclr.losses import nt_xent
 from sklearn_simclr.projection import projection_head
 
-NOMINAL_TFLOPS = {"H100": 989, "H200": 989, "A100": 312}  # dense bfloat16, by the vendor
+NOMINAL_TFLOPS = {"H100": 989, "H200": 989, "A100": 312}  # dense bfloat16, according to the vendor
 WAYS = {"recorded, compiled": True, "recorded": "auto", "one by one": False}  # how kernels start
 HERE = Path(__file__).parent
 OURS, DIM = "this package", 128
 
 
 def median_seconds(function, device: torch.device, rounds: int = 5) -> float:
-    """Median seconds of a call, what the device does included, after two that do not count."""
+    """Return the median seconds of a call, including the device's work, after two warm-up calls."""
     seconds = []
     for _ in range(2 + rounds):
         synchronize(device)
@@ -71,7 +79,7 @@ def median_seconds(function, device: torch.device, rounds: int = 5) -> float:
 
 
 def matmul_tflops(device: torch.device, side: int) -> float:
-    """Rate of a square product in bfloat16, in 10**12 operations a second."""
+    """Return the rate of a square product in bfloat16, in 10**12 operations per second."""
     a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     return 2 * side**3 / median_seconds(lambda: a @ a, device) / 1e12
 
@@ -133,7 +141,7 @@ def nt_xent_stage(args) -> None:
 
 
 def flops_of_a_step(encoder: ResNetEncoder, n: int) -> int:
-    """Floating-point operations of forward and backward of n samples, two views each."""
+    """Count the floating-point operations of forward and backward for two views of n samples."""
     network = nn.Sequential(encoder.build((3, 32, 32)), head_of(encoder))
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(4, 3, 32, 32)).sum().backward()
@@ -145,7 +153,7 @@ def head_of(encoder: ResNetEncoder) -> nn.Module:
 
 
 def training_of(encoder, images, batch_size: int, compiles: bool | str, args) -> Training:
-    """Make a training whose kernels start as `compiles` says."""
+    """Prepare a training run whose kernels start as `compiles` says."""
     simclr = SimCLRTransformer(
         encoder,
         batch_size=batch_size,
@@ -157,7 +165,7 @@ def training_of(encoder, images, batch_size: int, compiles: bool | str, args) ->
 
 
 def share_of_work(training: Training, device: torch.device) -> str:
-    """Share in percent of an epoch, after one that is not counted, in which a GPU has work."""
+    """Return the share in percent of the second epoch in which a GPU has work."""
     if device.type != "cuda":
         return ""
     run = training.run
@@ -165,7 +173,7 @@ def share_of_work(training: Training, device: torch.device) -> str:
     next(epochs)
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         start = time.perf_counter()
-        next(epochs)  # reads the loss, and so waits for the device
+        next(epochs)  # reads the loss, which waits for the device
         seconds = time.perf_counter() - start
     events = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     spans = sorted((e.time_range.start, e.time_range.end) for e in events)
@@ -177,7 +185,7 @@ def share_of_work(training: Training, device: torch.device) -> str:
 
 
 def views_seconds(training: Training, batch_size: int, device: torch.device) -> float:
-    """Seconds of the views of an epoch alone, as a training makes them there."""
+    """Return the seconds of an epoch's views alone, made on the device as in training."""
     run, generator = training.run, cpu_generator(0)
     indices = shuffled_batches(len(run.samples), batch_size, generator)
     pairs = run.views.pairs
@@ -250,7 +258,7 @@ def steps_stage(args) -> None:
 
 
 def seconds_of_lightly(images, encoder, batch_size: int, args) -> float:
-    """Seconds of an epoch of lightly's, after one that is not counted."""
+    """Return the seconds of lightly's second epoch."""
     from peers import train_lightly
 
     epochs = train_lightly(
@@ -270,7 +278,7 @@ def seconds_of_lightly(images, encoder, batch_size: int, args) -> float:
 
 
 class Pictures(Dataset):
-    """Stands for torchvision's CIFAR10 with the images of --data."""
+    """Replaces torchvision's CIFAR10, with the images of --data."""
 
     rows = ()
 
@@ -285,7 +293,7 @@ class Pictures(Dataset):
 
 
 def seconds_of_script(path: Path, images) -> float:
-    """Seconds of the second epoch of a training, as the public script itself tells them."""
+    """Return the seconds of the second training epoch, as the public script itself reports them."""
     source = path.read_text().split("training_end_time = ")[0]
     for name, value in {"N_EPOCHS": 2, "PRINT_EVERY_EPOCHS": 1}.items():
         source = re.sub(rf"^{name} = \d+", f"{name} = {value}", source, count=1, flags=re.M)
@@ -331,13 +339,13 @@ def batch_size_of(args) -> int:
 
 
 def script(*words: str, sliced: bool = False):
-    """Make a stage of another script; a sliced one is told how many minutes it has."""
+    """Make a stage from another script; if sliced, pass it the minutes that are left."""
 
     def stage(args) -> bool:
         command = [sys.executable, "-u", str(HERE / words[0]), *words[1:]]
         command = [word.format(data=args.data, out=args.out) for word in command]
         if sliced:
-            # What is measured after the training takes its time too.
+            # The measurements after training take time as well.
             minutes = max(0.1, (args.end - time.monotonic() - args.after) / 60)
             command += ["--minutes", f"{minutes:.2f}"]
         is_done = True
@@ -353,7 +361,7 @@ def script(*words: str, sliced: bool = False):
 
 
 def stages(args) -> dict[str, tuple]:
-    """Name of each stage, what it runs, and the seconds that it needs at least."""
+    """Return for each stage its name, what it runs, and the least number of seconds it needs."""
     device, small = str(args.device), args.small
     steps = ["4:4", "4:2"] if small else ["512:512", "4096:4096", "4096:512", "4096:128"]
     quality = ["--data", "{data}", "--no-fine-tuning"]
@@ -362,7 +370,7 @@ def stages(args) -> dict[str, tuple]:
         quality += ["--batch-size", "16"]
 
     def trained(recipe: str, n_epochs: int):
-        """Train by a recipe in slices, from its state in --out."""
+        """Train by a recipe over several calls, with its state in --out."""
         state = f"{{out}}/{recipe}-{n_epochs}"
         words = "cifar10.py", recipe, *quality, "--epochs", str(n_epochs), "--state", state
         return script(*words, sliced=True), args.after + 30
@@ -418,7 +426,7 @@ def main():
             if stage(args) is not False:
                 done.append(name)
                 record.write_text(json.dumps(done))
-        except Exception:  # the other stages are worth the time all the same
+        except Exception:  # the other stages are still worth running
             traceback.print_exc()
     tables = [path for path in sorted(args.out.glob("*.md")) if path.name != "gpu_suite.md"]
     (args.out / "gpu_suite.md").write_text("".join(path.read_text() for path in tables))

@@ -1,17 +1,17 @@
-"""Large batches: memory and time of a training step whose network gets some samples at a time.
+"""Large batches: memory and time of a training step that is divided into micro-batches.
 
     python large_batch.py                                  the committed table, half an hour
     python large_batch.py --steps 4096:512 4096:128        other batches, each with its micro-batch
     python large_batch.py --device cuda --steps 512:512 4096:4096 4096:512 4096:256 4096:128 4096:64
 
-Every step runs in a process of its own, after one of a few images that loads all that is loaded
-once: views of random 32-pixel images, ResNet-50 with the stem for small images, NT-Xent over all
-of the batch, a step of LARS. Memory is what the process holds (VmRSS and VmHWM, on Linux only), or
-what torch has allocated on the GPU: the peak in the step above what there was before. Time on a CPU
-is that of its cores added up, which hardly depends on what else they do; on a GPU it is that of the
-clock. Steps of up to 128 samples are repeated in turn, and have medians. What the largest batch
-would take as a whole is worked out from the steps with whole batches, by a straight line. Written
-to results/large_batch.md.
+Each step runs in a process of its own, after a step of a few images that loads everything that is
+loaded only once. A step makes views of random 32-pixel images, passes them through a ResNet-50 with
+the stem for small images, computes NT-Xent over the whole batch, and takes a step of LARS. Memory
+is that of the process (VmRSS and VmHWM, on Linux only), or what torch has allocated on the GPU: the
+peak during the step, less the memory before. Time on a CPU is the sum over its cores, which hardly
+depends on other work; on a GPU it is wall-clock time. Steps of up to 128 samples are repeated in
+turn, and the table has their medians. The memory of the largest batch as a whole is extrapolated
+linearly from the steps with whole batches. Written to results/large_batch.md.
 """
 
 import argparse
@@ -48,7 +48,7 @@ STEPS = ["32:32", "64:64", "128:128", "128:64", "128:32", "512:64", "4096:64"]
 
 
 def in_gib(device: torch.device, what: str) -> float:
-    """Memory "now", or its "peak" since it was last set back."""
+    """Return the memory "now", or its "peak" since the last reset."""
     if device.type == "cuda":
         read = {"now": torch.cuda.memory_allocated, "peak": torch.cuda.max_memory_allocated}
         return read[what](device) / 2**30
@@ -57,7 +57,7 @@ def in_gib(device: torch.device, what: str) -> float:
 
 
 def set_peak_back(device: torch.device) -> None:
-    """Let the peak count from now on."""
+    """Reset the peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -65,7 +65,7 @@ def set_peak_back(device: torch.device) -> None:
 
 
 def step(batch: int, micro_batch: int, name: str, n_threads: int) -> None:
-    """Take one step; print the memory before, its peak, the seconds, and the loss."""
+    """Take one step; print the peak of memory above the start, the seconds, and the device."""
     torch.set_num_threads(n_threads)
     device = resolve_device(name)
     precision = resolve_precision("auto", device)
@@ -96,7 +96,7 @@ def step(batch: int, micro_batch: int, name: str, n_threads: int) -> None:
         return record.loss
 
     take_step(WARM_UP, WARM_UP // 2)
-    warnings.simplefilter("error")  # such as that of a micro-batch that was halved
+    warnings.simplefilter("error")  # such as the warning of a halved micro-batch
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     before = in_gib(device, "now")
     set_peak_back(device)
@@ -109,7 +109,7 @@ def step(batch: int, micro_batch: int, name: str, n_threads: int) -> None:
 
 
 def measure(batch: int, micro_batch: int, args) -> dict | None:
-    """Take a step in another process; None if it ran out of memory, or was killed for it."""
+    """Take a step in another process; return None if it ran out of memory or was killed for it."""
     command = [sys.executable, __file__, "--one", str(batch), str(micro_batch)]
     command += ["--device", args.device, "--threads", str(args.threads)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -121,7 +121,7 @@ def measure(batch: int, micro_batch: int, args) -> dict | None:
 
 
 def measure_all(steps: list[tuple[int, int]], args) -> dict[tuple[int, int], list[dict]]:
-    """Take all steps in turn, the small ones again; nothing is kept of those out of memory."""
+    """Take all steps in turn, repeat the small ones, and drop those that ran out of memory."""
     found = defaultdict(list)
     for number in range(args.repeats):
         for both in steps:
@@ -144,7 +144,7 @@ def main():
     if args.one:
         return step(*args.one, args.device, args.threads)
     steps = [tuple(map(int, both.split(":"))) for both in args.steps]
-    torch.set_num_threads(args.threads)  # of which the table tells
+    torch.set_num_threads(args.threads)  # which the table reports
     found = measure_all(steps, args)
     devices = {result["device"] for results in found.values() for result in results}
     table = Table(

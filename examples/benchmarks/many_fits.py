@@ -1,13 +1,12 @@
-"""Many fits: the same trainings one after the other, and side by side in every way joblib knows.
+"""Many fits: the same training runs one after the other, and in parallel with joblib's backends.
 
-    python many_fits.py                  as many trainings side by side as there are cores
+    python many_fits.py                  as many runs in parallel as there are cores
     python many_fits.py --n-jobs 4
 
-Each training is a narrow ResNet-18 on the noise images of 32 x 32 pixels; only time counts here.
-All ways are timed in turn in each of three rounds, worker processes once they have been started;
-the table has the medians and their ratio to one after the other. "Unguarded threads" are a
-`ThreadPoolExecutor`'s, in which nothing limits torch's own threads. Written to
-results/many_fits.md.
+Each run trains a narrow ResNet-18 on noise images of 32 x 32 pixels; only time is measured. All
+ways are timed in turn in each of three rounds, with worker processes already started. The table has
+the medians and their ratio to the runs one after the other. "Unguarded threads" are those of a
+`ThreadPoolExecutor`, in which nothing limits torch's own threads. Written to results/many_fits.md.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What the label-free measures say of features, beside what labels say of them.
+"""Measures of features without labels, compared with measures that use labels.
 
     python measures.py
 
-Trainings on half of scikit-learn's digits that differ in one thing: length, temperature, and views
-that change nothing. Beside the measures without labels stand logistic regression with 5 labels a
-class, and nearest neighbours with all labels, both on the other half. Means over the seeds are
-written to results/measures.md.
+The training runs, on half of scikit-learn's digits, differ in one setting: length, temperature, or
+views that change nothing. The measures without labels are compared with logistic regression with 5
+labels per class and with nearest neighbours with all labels, both on the other half. Means over the
+seeds are written to results/measures.md.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 def measure(data, seed: int, params: dict) -> list[float]:
-    """Train; return the accuracies in percent and the measures, all on the rows for testing."""
+    """Train; return the accuracies in percent and the measures, all on the test rows."""
     X_train, y_train, X_test, y_test = data
     simclr = SimCLRTransformer(**{"max_epochs": 24, "random_state": seed, **params}).fit(X_train)
     features = simclr.transform(X_train), y_train, simclr.transform(X_test), y_test

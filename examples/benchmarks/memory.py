@@ -1,13 +1,13 @@
-"""Memory: what a fit on an array on disk needs, in a process that may not allocate more than 2 GiB.
+"""Memory: what a fit on an array on disk needs, in a process that cannot allocate more than 2 GiB.
 
-    python memory.py                     4 GiB on disk, half a GiB beside it to compare
+    python memory.py                     4 GiB on disk, and half a GiB for comparison
     python memory.py --sizes 1 16        other sizes, in GiB
 
-Every fit runs in a process of its own, whose private memory Linux limits (RLIMIT_DATA); pages of
-the mapped file are the kernel's, which takes them back when it needs them. The images are noise of
-96 x 96 pixels in float64, which would be copied whole if anything converted them at once. The
-private memory (RssAnon) is looked at every few milliseconds; the table has its value before the
-fit and its peak in fit and in transform. Written to results/memory.md. Linux only.
+Each fit runs in a process of its own, whose private memory Linux limits (RLIMIT_DATA); pages of the
+mapped file belong to the kernel, which reclaims them when it needs them. The images are noise of 96
+x 96 pixels in float64; converting them all at once would copy the whole array. The private memory
+(RssAnon) is sampled every few milliseconds. The table has its value before the fit and its peak in
+`fit` and in `transform`. Written to results/memory.md. Linux only.
 """
 
 import argparse
@@ -32,13 +32,13 @@ BLOCK = 512  # images written at a time
 
 
 def private_mib() -> float:
-    """Private memory of this process."""
+    """Return the private memory of this process."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
     return int(status["RssAnon"].split()[0]) / 1024
 
 
 class Peak(threading.Thread):
-    """Watches the private memory until it is asked for its peak."""
+    """Samples the private memory until it is asked for the peak."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -56,7 +56,7 @@ class Peak(threading.Thread):
 
 
 def write_images(path: Path, size_gib: float) -> int:
-    """Write noise images of that size in all; return how many."""
+    """Write noise images of this total size; return their number."""
     n = int(size_gib * 2**30 / IMAGE_BYTES)
     shape = (n, SIDE, SIDE, CHANNELS)
     images = np.lib.format.open_memmap(path, mode="w+", dtype=np.float64, shape=shape)
@@ -81,7 +81,7 @@ def fit(path: str, limit_gib: float) -> None:
         random_state=0,
         device="cpu",
     )
-    simclr.fit(images[:BLOCK])  # loads all that is loaded once
+    simclr.fit(images[:BLOCK])  # loads everything that is loaded only once
     before = private_mib()
     limit = int(limit_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

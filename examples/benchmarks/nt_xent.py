@@ -1,15 +1,15 @@
-"""NT-Xent of large batches: time and memory of this package's, of one matrix, and of lightly's.
+"""NT-Xent of large batches: time and memory in this package, from one matrix, and in lightly.
 
     python nt_xent.py                           256 to 8192 images, and 32768 in tiles only
     python nt_xent.py --batches 512 1024        other batches
-    python nt_xent.py --threads 1               what to do where other programs keep the cores busy
+    python nt_xent.py --threads 1               if other programs keep the cores busy
 
-Forward and backward of float32 projections (n, 128), temperature 0.5, on the CPU. Every measurement
-is a process of its own, the sides in turn: it computes once a small batch, then the batch, of which
-it notes the highest memory beyond that before, then the batch again for a second at least, and
-once at least. The table has the medians over the rounds. "one matrix" is the loss as one
-writes it down, with the matrix of all similarities. lightly has to be installed (the extra
-`benchmarks`). Written to results/nt_xent.md. Linux only.
+Times the forward and backward pass of float32 projections (n, 128) at temperature 0.5 on the CPU.
+Each measurement is a process of its own, and the sides take turns. A process first computes a small
+batch, then the batch itself, whose peak of memory it records, less the memory before. It then
+repeats the batch at least once, and for at least a second. The table has the medians over the
+rounds. "one matrix" is the loss as the formula has it, with the matrix of all similarities. lightly
+has to be installed (the extra `benchmarks`). Written to results/nt_xent.md. Linux only.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SIDES = ("lightly", "one matrix", "this package")
 
 
 def loss_of(side: str):
-    """The loss that a side stands for."""
+    """Return the loss of a side."""
     if side == "lightly":
         from lightly.loss import NTXentLoss
 
@@ -40,7 +40,7 @@ def loss_of(side: str):
 
 
 def highest_mib(*, anew: bool = False) -> float:
-    """The highest resident memory of this process, since the start or since `anew`."""
+    """Return the peak of resident memory of this process; `anew` resets it first."""
     if anew:
         Path("/proc/self/clear_refs").write_text("5")
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
@@ -48,7 +48,7 @@ def highest_mib(*, anew: bool = False) -> float:
 
 
 def measure(side: str, n: int) -> None:
-    """Print the seconds of forward and backward, the MiB that they add, the loss and gradient."""
+    """Print the seconds of forward and backward, the MiB they add, and the gradient's length."""
     generator = torch.Generator().manual_seed(0)
     loss = loss_of(side)
 
@@ -115,7 +115,7 @@ def main():
 
 
 def row(figures: list[float], form: str) -> list[str]:
-    """The cells of all sides and of the ratio; empty where only this package was measured."""
+    """Return the cells of all sides and of the ratio; empty if only this package was measured."""
     cells = [form.format(figure) for figure in figures]
     if len(cells) == 1:
         return ["", "", *cells, ""]

@@ -1,19 +1,19 @@
-"""What does not grow with the training: importing the package, and the fixed cost of a fit.
+"""Costs that do not grow with training: importing the package, and the fixed cost of a fit.
 
     python overhead.py
 
-Importing is timed in fresh processes whose byte code is cached, first of the packages that this
-one needs and then of this one, which gets the difference. "Submodules" beside them are
-sklearn.pipeline and sklearn.linear_model, which nobody does without who puts features to use.
+Imports are timed in fresh processes with cached byte code: first that of the packages on which this
+one depends, and then that of this one. "and submodules" means that sklearn.pipeline and
+sklearn.linear_model, which almost everyone who uses features needs, are imported with the former.
 
-The fixed cost is that of a fit on 1,000 digits of 8 x 8 pixels by the defaults. Fits of 1, 2, 4
-and 8 epochs in one process lie on a line; where it meets zero epochs is the fixed cost, and its
-slope the time of an epoch. The first fit of a process is timed in fresh processes and has no epoch
-before it. A loop in plain torch over the same network, views, loss and optimizer is timed alike:
-what is left of it is torch's own beginning.
+The fixed cost is that of a fit with the defaults on 1,000 digits of 8 x 8 pixels. A line is fitted
+to the times of fits of 1, 2, 4 and 8 epochs in one process; its intercept is the fixed cost, and
+its slope the time of an epoch. The first fit of a process is timed in fresh processes, with no
+epoch before it. A loop in plain torch over the same network, views, loss and optimizer is timed in
+the same way: its fixed cost is torch's own start-up.
 
-All is done in turn in each round. The table has medians of the time on the clock, and of the time
-of the processor, which on a busy machine is the one to trust. Written to results/overhead.md.
+All measurements take turns in each round. The table has medians of wall-clock time and of processor
+time, which is more reliable on a busy machine. Written to results/overhead.md.
 """
 
 import argparse
@@ -34,7 +34,7 @@ IMPORTS = {
 
 
 class Clocks:
-    """Seconds on the clock and of the processor since the last look."""
+    """Wall-clock and processor time, in seconds, since the last lap."""
 
     def __init__(self):
         self.last = time.perf_counter(), time.process_time()
@@ -98,7 +98,7 @@ def loop(X, n_epochs: int) -> None:
 
 
 def time_trainings(train, rounds: int) -> dict:
-    """Seconds of the first training, of one epoch, and of trainings of some lengths after it."""
+    """Return the seconds of an epoch, and the fixed seconds of the first and of later fits."""
     import numpy as np
 
     import sklearn_simclr  # noqa: F401
@@ -128,7 +128,7 @@ MEASURES = {
 
 
 def measure(name: str, rounds: int, cache: str) -> dict:
-    """Take a measure in a fresh process."""
+    """Measure in a fresh process."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = cache
     command = [sys.executable, __file__, "--measure", name, "--fits", str(rounds)]
@@ -149,7 +149,7 @@ def main():
     if args.measure:
         print(json.dumps(MEASURES[args.measure](args.fits)))
         return
-    from common import Table, machine  # imports what the processes above are to import
+    from common import Table, machine  # imports what the processes above import themselves
 
     with tempfile.TemporaryDirectory() as cache:
         for name in MEASURES:  # writes the byte code

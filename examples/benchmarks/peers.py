@@ -1,8 +1,9 @@
-"""The same training with lightly, as its own benchmark for CIFAR-10 does it.
+"""The same training with lightly, as in its own benchmark for CIFAR-10.
 
-PIL images through its `SimCLRTransform` in workers of a DataLoader, its projection head and its
-NTXentLoss with a temperature of 0.5, float32, SGD with momentum 0.9, weight decay 5e-4, a learning
-rate of 0.06 for batches of 128, scaled linearly, and cosine annealing epoch by epoch.
+PIL images go through lightly's `SimCLRTransform` in the workers of a DataLoader. The projection
+head and NTXentLoss are lightly's, with a temperature of 0.5, in float32. The optimizer is SGD with
+momentum 0.9, weight decay 5e-4 and a learning rate of 0.06 for batches of 128, scaled linearly,
+with cosine annealing per epoch.
 """
 
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def train_lightly(
 
 @torch.inference_mode()
 def features_of_lightly(encoder: nn.Module, images, *, device: str = "cpu"):
-    """Return the features of images (n, h, w, 3), uint8, normalised as its transform does."""
+    """Return the features of images (n, h, w, 3), uint8, normalised as lightly's transform does."""
     mean, std = (
         torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )

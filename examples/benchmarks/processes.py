@@ -1,14 +1,14 @@
-"""Several processes: the same model, how fast, and what they send to each other.
+"""Several processes: whether the model is the same, the speed, and what the processes send.
 
     python processes.py
-    python processes.py --processes 1 2 4 8   on a machine with 8 GPUs
+    python processes.py --processes 1 2 4 8      on a machine with 8 GPUs
 
-Trains on scikit-learn's digits in this process, and then under torchrun in several numbers of
+Trains on scikit-learn's digits in this process, and then under torchrun with several numbers of
 processes, each with one thread or one GPU. Losses and features are compared with those of this
-process; what two threads in the place of one change by rounding stands beside it. The network for
-digits is so small that messages cost more than it does, so speed is measured on noise images of
-32 x 32 pixels and a ResNet-18 of a quarter of the width, too. What each step
-sends is worked out, not measured, for a ResNet-50 on ImageNet. Both tables are written to
+process; for comparison, the table has the differences that rounding makes with two threads instead
+of one. The network for digits is so small that messages cost more than the network itself, so speed
+is also measured with a ResNet-18 of a quarter of the width on noise images of 32 x 32 pixels. What
+each step sends is calculated, not measured, for a ResNet-50 on ImageNet. Both tables are written to
 results/processes.md.
 """
 
@@ -32,7 +32,7 @@ from sklearn_simclr.projection import projection_head
 
 BATCH_SIZE, PROJECTION_DIM, FLOAT32 = 4096, 128, 4  # of the calculation; bytes
 N_NOISE, NOISE_EPOCHS = 512, 5
-RATE = 10e9  # bytes a second that a process sends
+RATE = 10e9  # bytes per second that a process sends
 
 
 class Clock:
@@ -55,11 +55,11 @@ class Clock:
 
 
 def fit(X, epochs: int, encoder="auto") -> tuple[SimCLRTransformer, float]:
-    """Train; return the transformer and how many images it saw a second."""
+    """Train; return the transformer and the images per second."""
     clock = Clock()
     simclr = SimCLRTransformer(encoder, max_epochs=epochs, precision="float32", random_state=0)
     simclr.set_callbacks(clock).fit(X)
-    seconds = np.diff(clock.times)[1:epochs]  # the first epoch warms up
+    seconds = np.diff(clock.times)[1:epochs]  # the first epoch is a warm-up
     return simclr, len(X) / np.median(seconds)
 
 
@@ -79,7 +79,7 @@ def train(epochs: int) -> dict:
 
 
 def under_torchrun(n_processes: int, args) -> dict:
-    """Let processes train; return what the first has come to."""
+    """Train with several processes; return the result of the first."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.pkl"
         own = ["--out", out, "--epochs", str(args.epochs)]
@@ -91,14 +91,14 @@ def under_torchrun(n_processes: int, args) -> dict:
 
 
 def sent_in_a_step(network: nn.Module, n_processes: int) -> dict[str, float]:
-    """Bytes that each process sends in a step, by ring algorithms.
+    """Return the bytes that each process sends in a step, with ring algorithms.
 
-    To add up S bytes, each of p processes sends 2 (p - 1) / p S; to gather S bytes of all, half.
+    To add up S bytes, each of p processes sends 2 (p - 1) / p S; to gather S bytes, half as much.
     """
     gather = (n_processes - 1) / n_processes
     channels = [m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm1d)]
     channels += [m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    # Mean, scale and number of values of each process; the sums of two gradients.
+    # Forward: mean, scale and number of values of each process; backward: two sums of gradients.
     forward = gather * sum((2 * c + 1) * n_processes for c in channels)
     backward = 2 * gather * sum(2 * c for c in channels)
     projections = 2 * BATCH_SIZE * PROJECTION_DIM
@@ -111,7 +111,7 @@ def sent_in_a_step(network: nn.Module, n_processes: int) -> dict[str, float]:
 
 
 def calculate() -> Table:
-    """Make the table of what is sent."""
+    """Make the table of the bytes sent."""
     encoder = ResNetEncoder(50).build((3, 224, 224))
     network = nn.Sequential(encoder, projection_head(2048, PROJECTION_DIM, 2))
     n_norms = sum(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in network.modules())

@@ -1,12 +1,12 @@
-"""The same encoder for as many epochs, with the defaults and with lightly's recipe: is it as good?
+"""Quality of the same encoder after the same number of epochs: the defaults and lightly's recipe.
 
     pip install ".[benchmarks]"
     python quality.py --data cifar10.npz
 
-10,000 training images of CIFAR-10, without labels, and a narrow ResNet-18. Both sides take turns,
-seed by seed. The ten nearest neighbours and logistic regression are fitted on the features of the
-10,000 and scored on those of the 10,000 test images. Seconds are of the training alone. The rows
-are added to results/quality.md.
+Trains a narrow ResNet-18 on 10,000 training images of CIFAR-10, without labels. Both sides take
+turns, seed by seed. The ten nearest neighbours and logistic regression are fitted on the features
+of these images and scored on those of the 10,000 test images. Seconds are for training alone. The
+rows are added to results/quality.md.
 """
 
 import argparse

@@ -1,13 +1,14 @@
-"""Which recipe comes to a given accuracy soonest: optimizer, rates, batches, views, temperature.
+"""Which recipe reaches a given accuracy fastest: optimizer, rates, batches, views, temperature.
 
     python recipe.py --data cifar10.npz
 
-10,000 training images of CIFAR-10, without labels, and a ResNet-18 of an eighth of the width. Every
-recipe is trained for the same few epochs; batches and optimizers hardly change what an epoch costs
-here, so the better at equal epochs is the sooner. Accuracy is that of the ten nearest neighbours,
-and of logistic regression, fitted on the features of the 10,000 and scored on the 10,000 test
-images. One change at a time from a first recipe, then from the best so far: --from names what is
-changed in all. The rows are added to results/recipe.md.
+Trains a ResNet-18 of an eighth of the width on 10,000 training images of CIFAR-10, without labels.
+Every recipe is trained for the same few epochs; batches and optimizers hardly change the cost of an
+epoch here, so the recipe that is better after equal epochs is the faster one. Accuracy is that of
+the ten nearest neighbours and of logistic regression, fitted on the features of the training images
+and scored on the 10,000 test images. One setting is changed at a time, first from a starting
+recipe, then from the best so far: --from names the changes that all recipes share. The rows are
+added to results/recipe.md.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""How the cost of a training grows with the images, the batch, their side and the width.
+"""How the cost of training grows with the number of images, the batch, the image side, the width.
 
     python scaling.py
 
-One quantity changes at a time, around ResNetEncoder(width=1/8) on noise images of 32 pixels in
-batches of 256: the seconds of an epoch against the number of images, and those of a step against
-the other three. Medians over epochs after the first. A line in the logarithms gives the power that
-the cost grows with: 1 is in proportion. Written to results/scaling.md and results/scaling.png.
+One quantity changes at a time, starting from ResNetEncoder(width=1/8) on noise images of 32 pixels
+in batches of 256: the seconds per epoch as a function of the number of images, and those per step
+as a function of the other three. The figures are medians over epochs after the first. A line fitted
+to the logarithms gives the power with which the cost grows; 1 means in proportion. Written to
+results/scaling.md and results/scaling.png.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from sklearn_simclr import SimCLRTransformer
 from sklearn_simclr.encoders import ResNetEncoder
 
 WIDTH = 1 / 8
-# For each quantity what it is measured at, and what the rest is meanwhile.
+# For each quantity the values at which it is measured, and the other settings.
 QUANTITIES = {
     "images": ((512, 1024, 2048, 4096), {"batch_size": 256}),
     "batch size": ((32, 64, 128, 256, 512, 1024), {}),
@@ -36,7 +37,7 @@ XLABELS = {
 
 
 def seconds(quantity: str, value: float, rest: dict, n_epochs: int, device: str) -> float:
-    """Median seconds of an epoch; of one step unless the number of images is what changes."""
+    """Return the median seconds of an epoch, which is one step unless the images are varied."""
     batch_size = rest.get("batch_size", value)
     n = value if quantity == "images" else batch_size
     simclr = SimCLRTransformer(
@@ -51,7 +52,7 @@ def seconds(quantity: str, value: float, rest: dict, n_epochs: int, device: str)
 
 
 def power(values, measured) -> tuple[float, float]:
-    """Exponent and factor of the power law through the points, by least squares of logarithms."""
+    """Fit a power law by least squares of the logarithms; return its exponent and factor."""
     exponent, logarithm = np.polyfit(np.log(values), np.log(measured), 1)
     return float(exponent), float(np.exp(logarithm))
 

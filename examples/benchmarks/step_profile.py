@@ -2,10 +2,11 @@
 
     python step_profile.py
 
-The steps are those of `fit`, taken apart: views (draws included), forward pass, loss, backward
-pass, optimizer. After each part the device is waited for, so that on a GPU the parts add up to
-more than a step of `fit`, whose parts overlap with the work of the processor; the table has both.
-Noise images; medians over the steps. Written to results/step_profile.md.
+The steps are those of `fit`, taken apart: views (including their draws), forward pass, loss,
+backward pass, optimizer. The script waits for the device after each part, so on a GPU the parts add
+up to more than a step of `fit`, whose parts overlap with the work of the processor; the table has
+both. The images are noise, and the figures medians over the steps. Written to
+results/step_profile.md.
 """
 
 import argparse
@@ -20,13 +21,8 @@ from common import Table, machine
 from sklearn_simclr import SimCLRTransformer
 from sklearn_simclr._allocator import reused_memory
 from sklearn_simclr._data import batch_shape, shuffled_batches
-from sklearn_simclr._device import (
-    cpu_generator,
-    describe,
-    mixed_precision,
-    resolve_precision,
-    synchronize,
-)
+from sklearn_simclr._device import describe, mixed_precision, resolve_precision, synchronize
+from sklearn_simclr._random import cpu_generator
 from sklearn_simclr._run import Run
 from sklearn_simclr.encoders import ConvNetEncoder, ResNetEncoder
 
@@ -39,7 +35,7 @@ CASES = [  # encoder, side and channels of the images
 
 
 class Training(NamedTuple):
-    """A training that is ready to start, step by step or epoch by epoch."""
+    """A training run that is ready to start, step by step or epoch by epoch."""
 
     simclr: SimCLRTransformer
     run: Run
@@ -50,19 +46,19 @@ class Training(NamedTuple):
 
     @reused_memory()
     def epoch_seconds(self, n_epochs: int) -> list[float]:
-        """Seconds of epochs of `fit`, after one that is not counted."""
+        """Return the seconds of epochs of `fit`, after one warm-up epoch."""
         epochs = self.simclr._epochs(self.run, 1 + n_epochs, lambda step: 1e-3)
         next(epochs)
         seconds = []
         for _ in range(n_epochs):
             start = time.perf_counter()
-            next(epochs)  # reads the loss, and so waits for the device
+            next(epochs)  # reads the loss, which waits for the device
             seconds.append(time.perf_counter() - start)
         return seconds
 
     @reused_memory()
     def part_seconds(self, n_steps: int) -> list[dict[str, float]]:
-        """Seconds of the parts of some steps, after two that are not counted."""
+        """Return the seconds of the parts of some steps, after two warm-up steps."""
         run = self.run
         network, optimizer, samples, views = run.network, run.optimizer, run.samples, run.views
         precision = resolve_precision(self.simclr.precision, samples.device)
@@ -89,7 +85,7 @@ class Training(NamedTuple):
 
 
 class Laps:
-    """Seconds of one part after the other, what the device does included."""
+    """Seconds of one part after the other, including the device's work."""
 
     def __init__(self, device: torch.device):
         self.device, self.seconds = device, {}
@@ -103,7 +99,7 @@ class Laps:
 
 
 def profile(simclr: SimCLRTransformer, X, *, n_steps: int, n_epochs: int) -> dict[str, float]:
-    """Median seconds of the parts of a step, and of a whole step of `fit` as "step"."""
+    """Return the median seconds of the parts of a step, and of a step of `fit` as "step"."""
     laps = Training.of(simclr, X).part_seconds(n_steps)
     parts = {part: statistics.median(lap[part] for lap in laps) for part in PARTS}
     n_batches, _ = batch_shape(len(X), simclr.batch_size)
@@ -112,13 +108,13 @@ def profile(simclr: SimCLRTransformer, X, *, n_steps: int, n_epochs: int) -> dic
 
 
 def noise(n: int, side: int, channels: int = 3) -> np.ndarray:
-    """Noise images (n, side, side, channels) of bytes."""
+    """Return noise images (n, side, side, channels) of bytes."""
     shape = (n, side, side, channels)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def cells(seconds: dict[str, float]) -> list[str]:
-    """Shares of the parts in percent, and their sum and the step of `fit` in milliseconds."""
+    """Return the shares of the parts in percent, their sum and the step of `fit` in ms."""
     total = sum(seconds[part] for part in PARTS)
     shares = [f"{100 * seconds[part] / total:.1f}" for part in PARTS]
     return [*shares, f"{1000 * total:.0f}", f"{1000 * seconds['step']:.0f}"]

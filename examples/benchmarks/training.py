@@ -1,14 +1,14 @@
-"""Images a second of training on this machine: ours, lightly's, and what convolutions alone allow.
+"""Images per second in training on this machine: ours, lightly, and the limit by convolutions.
 
     pip install ".[benchmarks]"
     python training.py
 
-ResNet-18 for 32 pixels, whole and of a quarter of the width, batches of 256, the same network in
-both, images of noise. Ours is a call of `fit` from the array to the trained transformer, in the
-precision that it chooses; lightly is trained as in peers.py, with a DataLoader of --workers. Both
-take turns. The machine's roof is the time in which its convolutions alone, forward and backward in
-bfloat16 (float32 where the machine has no bfloat16), do those of a step, one after another on
-tensors that are there already. Added to results/training.md.
+Both sides train the same ResNet-18 for 32 pixels, whole and of a quarter of the width, in batches
+of 256 images of noise. Ours is a call of `fit` from the array to the trained transformer, in the
+precision that it chooses; lightly is trained as in peers.py, with --workers for its DataLoader.
+Both take turns. The machine's limit is the time that the convolutions of a step take alone, forward
+and backward in bfloat16 (float32 if the machine has no bfloat16), one after another on tensors that
+are already there. Added to results/training.md.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def of_lightly(encoder, images, batch_size, n_workers, seed):
 
 
 def shapes_of_convolutions(network: nn.Module) -> list[tuple[nn.Conv2d, torch.Size]]:
-    """Each convolution and the shape of one sample that it is given."""
+    """Return each convolution and the shape of one of its input samples."""
     found = []
     hooks = [
         module.register_forward_pre_hook(lambda m, args: found.append((m, args[0].shape[1:])))
@@ -75,7 +75,7 @@ def shapes_of_convolutions(network: nn.Module) -> list[tuple[nn.Conv2d, torch.Si
 
 @reused_memory()
 def seconds_of_convolutions(encoder, n: int, rounds: int) -> float:
-    """Seconds of all convolutions of a step on n views, each alone."""
+    """Return the seconds of all convolutions of a step on n views, each run alone."""
     dtype = torch.bfloat16 if multiplies_bfloat16(torch.device("cpu")) else torch.float32
     total = 0.0
     for i, (conv, shape) in enumerate(shapes_of_convolutions(encoder.build((3, SIDE, SIDE)))):

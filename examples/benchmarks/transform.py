@@ -1,14 +1,14 @@
-"""`transform` beside a bare forward pass of the same network.
+"""`transform` compared with a bare forward pass of the same network.
 
     python transform.py
 
-The bare pass gets what `transform` has to make first: normalised float32 images on the device,
-channels last in memory. It runs in evaluation and inference mode, in batches of the size among
---batch-sizes at which it is fastest; `transform` gets bytes in NumPy and returns NumPy. Both take
-turns in each round; rates are those of the median times, "share" is the median of the rounds'
-ratios by the clock, and "by the processor" that by the time of the processor, which on a busy
-machine is the one to trust. The last column is a call of `transform` on one image, most of which
-is the making of the network. Encoders are not trained. Written to results/transform.md.
+The bare pass gets what `transform` has to make first: normalised float32 images on the device, in
+channels-last layout. It runs in evaluation and inference mode, with the fastest of --batch-sizes;
+`transform` gets and returns NumPy arrays, the input as bytes. Both take turns in each round. Rates
+are those of the median times. "share" is the median of the ratios of the rounds in wall-clock time,
+and "by the processor" that in processor time, which is more reliable on a busy machine. The last
+column is a call of `transform` on one image, most of which is spent on building the network.
+Encoders are not trained. Written to results/transform.md.
 """
 
 import argparse
@@ -31,7 +31,7 @@ COLUMNS += ["share (%)", "by the processor (%)", "one image (ms)"]
 
 
 class Comparison(NamedTuple):
-    """How long both ways took in each round, (seconds on the clock, of the processor)."""
+    """How long both ways took in each round, as (wall-clock seconds, processor seconds)."""
 
     n: int
     batch_size: int
@@ -51,7 +51,7 @@ class Comparison(NamedTuple):
 
 
 def timed(function, device: torch.device) -> tuple[float, float]:
-    """Seconds on the clock and of the processor that a call takes, the device's work included."""
+    """Return the wall-clock and processor seconds of a call, including the device's work."""
     synchronize(device)
     start = time.perf_counter(), time.process_time()
     function()
@@ -77,7 +77,7 @@ def compare(encoder, shape: tuple[int, ...], *, batch_sizes, rounds: int, device
 
     sizes = [size for size in batch_sizes if size <= n] or [n]
     for size in sizes:
-        bare(size)  # chooses its algorithms
+        bare(size)  # lets the libraries choose their algorithms
     clock = 1 if device.type == "cpu" else 0
     best = min(sizes, key=lambda size: timed(lambda: bare(size), device)[clock])
     simclr.transform(X)

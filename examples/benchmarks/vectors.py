@@ -1,12 +1,12 @@
-"""Vectors: SCARF's views on three real tables, against the raw values, with 10% of the labels.
+"""Vectors: SCARF's views on three real tables, compared with raw values, with 10% of the labels.
 
     python vectors.py
 
-scikit-learn's breast cancer, wine and digits (as vectors). The encoder is trained on all training
-rows without labels; the labels of a tenth of them are drawn ten times. Logistic regression on
-standardised columns reads the raw values, the features h, and both side by side; the last row is
-the encoder fine-tuned on the labelled rows. Means and standard deviations over the draws and the
-seeds are written to results/vectors.md.
+The tables are scikit-learn's breast cancer, wine and digits (as vectors). The encoder is trained on
+all training rows without labels; the labels of a tenth of them are drawn ten times. Logistic
+regression on standardised columns uses the raw values, the features h, and both side by side; the
+last row is the encoder fine-tuned on the labelled rows. Means and standard deviations over the
+draws and the seeds are written to results/vectors.md.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Views a second on one core: ours, lightly's and kornia's, the paper's operations.
+"""Views per second on one core, with the paper's operations: ours, lightly and kornia.
 
     pip install ".[benchmarks]"
     python views.py
 
-Two settings: images of 32 pixels with colour strength 0.5 and no blur, as for CIFAR-10, and
-photographs of 256 pixels, cut to 224, with colour strength 1 and blur, as for ImageNet. Images are
-uint8 noise, on which the operations take as long as on any others. Each package starts from what it
-is usually given: ours from a batch of bytes and, on the line below, of floats; lightly from PIL
-images, one after another, as its data sets hand them over, up to the normalised tensor; kornia from
-a batch of floats. All take turns, and the medians and their ratios are added to results/views.md.
+There are two settings: images of 32 pixels with colour strength 0.5 and no blur, as for CIFAR-10,
+and photographs of 256 pixels, cropped to 224, with colour strength 1 and blur, as for ImageNet.
+Images are uint8 noise, on which the operations take as long as on any others. Each package starts
+from its usual input: ours from a batch of bytes and, in the row below, of floats; lightly from PIL
+images, one after another, as its data sets provide them, up to the normalised tensor; kornia from a
+batch of floats. All take turns. The medians and their ratios are added to results/views.md.
 """
 
 import argparse
