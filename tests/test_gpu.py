@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -188,6 +189,32 @@ def test_a_recorded_training_is_the_same(
     recorded = model.set_params(compile="auto").fit(photos[0]).loss_curve_
     assert recordings == [True, True]  # views and the rest of a step
     assert recorded == pytest.approx(plain, rel=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:Several threads")
+def test_two_threads_record_their_steps_at_once(resnet, photos, recordings):
+    expected = resnet(max_epochs=15).fit(photos[0]).loss_curve_
+    with ThreadPoolExecutor(2) as pool:
+        models = pool.map(lambda _: resnet(max_epochs=15).fit(photos[0]), range(2))
+        curves = [model.loss_curve_ for model in models]
+    assert recordings == 6 * [True]
+    assert curves == [pytest.approx(expected, rel=1e-2)] * 2
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_fused_optimizers_work_with_another_default_dtype(resnet, photos, optimizer):
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = resnet(optimizer=optimizer, learning_rate=1e-3).fit(photos[0])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
+
+
+def test_looking_for_anomalies_nothing_is_recorded(resnet, photos, recordings):
+    with torch.autograd.detect_anomaly():
+        resnet(max_epochs=15).fit(photos[0])
+    assert not recordings
 
 
 def test_a_training_on_vectors_is_recorded(simclr, vectors, recordings):
