@@ -32,8 +32,8 @@ from sklearn_simclr._run import views_of
 from sklearn_simclr._transformer import SimCLRTransformer
 from sklearn_simclr.optim import make_optimizer, warmup_cosine
 
-_ROWS_TO_FINE_TUNE = 10  # labelled, a class
-_MIN_STEPS, _MIN_EPOCHS = 200, 30  # what max_iter="auto" takes at least
+_ROWS_TO_FINE_TUNE = 10  # labelled, per class
+_MIN_STEPS, _MIN_EPOCHS = 200, 30  # of max_iter="auto"
 _WARMUP_SHARE = 0.1
 _TEACHER, _STUDENT = 0, 1  # what a seed is derived for
 
@@ -42,79 +42,79 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Classify images or vectors of which few are labelled.
 
     `fit` trains a :class:`SimCLRTransformer` on all rows of X, then a classifier on the labelled
-    rows, and then lets that one teach a second classifier what it takes the other rows for.
+    rows, and then a second classifier on the predictions of the first for all rows.
 
     Parameters
     ----------
     transformer : SimCLRTransformer or FrozenEstimator, default=None
-        What is pre-trained; None: ``SimCLRTransformer()``. An unfitted one is cloned and fitted
-        on all rows, with y only if its loss reads it. A fitted one is copied and not trained
-        again, but cloning the classifier, as every cross-validation does, forgets its fit; within
-        ``sklearn.frozen.FrozenEstimator`` it is kept. What is passed is never changed.
+        The transformer to pre-train; None: ``SimCLRTransformer()``. An unfitted one is cloned and
+        fitted on all rows, with y only if its loss uses it. A fitted one is copied and not trained
+        again, but cloning the classifier, as every cross-validation does, discards its fit; in a
+        ``sklearn.frozen.FrozenEstimator`` it is kept. The object passed is never changed.
     method : {"auto", "linear", "fine_tuning"}, default="auto"
-        How the labelled rows are learned from. "linear": by logistic regression on the
-        standardised features, the encoder as it is. "fine_tuning": from there on, encoder and
-        linear layer are trained together on views of the labelled rows. "auto" is "fine_tuning"
-        with 10 labelled rows a class, on average, or more.
+        How to learn from the labelled rows. "linear": logistic regression on the standardised
+        features, with the encoder fixed. "fine_tuning": starting from that, encoder and linear
+        layer are trained together on views of the labelled rows. "auto" is "fine_tuning" with an
+        average of at least 10 labelled rows per class, else "linear".
     distill : bool, default=True
-        Whether a second network of the same pre-trained weights is then trained to give views of
-        all rows the probabilities that the first gives the rows, and takes its place. Without
-        unlabelled rows it is not.
+        Whether to then train a second network, from the same pre-trained weights, to predict for
+        views of all rows the probabilities that the first predicts for the rows, and to use it
+        instead of the first. Skipped if there are no unlabelled rows.
     distill_temperature : float, default=1.0
-        Divides the logits of both networks in the distillation, > 0.
+        Divisor of the logits of both networks in the distillation, > 0.
     max_iter : int, default="auto"
-        Steps of the fine-tuning, and those of the distillation. "auto" is 30 passes over the rows
-        that are learned from, but at least 200 steps.
+        Number of steps of the fine-tuning, and of the distillation. "auto" is 30 passes over the
+        rows to learn from, but at least 200 steps.
     batch_size : int, default=64
-        Rows in a step, >= 1. Every batch is full: few rows come up several times, in other views.
+        Rows per step, >= 1. Every batch is full: if rows are few, each occurs in several views.
     learning_rate : float, default=0.001
-        Peak of the learning rate of AdamW, > 0: linear warm-up over a tenth of the steps, then
-        cosine to zero.
+        Peak learning rate of AdamW, > 0: linear warm-up over a tenth of the steps, then cosine
+        decay to zero.
     weight_decay : float, default=0.0001
-        Decay of the weights, >= 0; biases and batch normalisation have none.
+        Weight decay, >= 0; biases and batch normalisation are exempt.
     random_state : int, RandomState instance or None, default=None
         Seed of everything random, also of a transformer whose own `random_state` is None.
     verbose : int, default=0
-        Whether to print, for the fine-tuning and the distillation each, what is trained, how long
-        it may take, and ten lines as it goes; for the pre-training as well, unless `transformer`
-        is passed, which has a `verbose` of its own.
+        Whether to print, for both fine-tuning and distillation, what is trained, how long it may
+        take, and ten lines of progress; also for the pre-training, unless `transformer` is passed,
+        which has its own `verbose`.
 
     Attributes
     ----------
     classes_ : ndarray of shape (k,)
         The classes, sorted.
     transformer_ : SimCLRTransformer
-        Gives the features that are classified, of an encoder trained for the classes unless
-        `method_` is "linear" and nothing was distilled. After a `fit` that failed or was
-        interrupted, what the pre-training had come to.
+        The transformer whose features are classified. Its encoder has been trained on the classes
+        unless `method_` is "linear" and nothing was distilled. After a `fit` that failed or was
+        interrupted, the pre-trained transformer in its last state.
     linear_coef_, linear_intercept_ : ndarray of shape (k, d) and (k,)
         The linear layer on the features h: ``h @ linear_coef_.T + linear_intercept_`` are the
         logits, with ``h = transformer_.transform(X)``.
     method_ : str
         `method`, with "auto" resolved.
     loss_curve_ : list of float
-        Loss of each step, those of the fine-tuning before those of the distillation.
+        Loss of each step of the fine-tuning, followed by those of the distillation.
     n_iter_ : int
-        Steps that were taken; iterations of the logistic regression if there were none.
+        Number of steps; if there were none, of iterations of the logistic regression.
     n_features_in_, feature_names_in_
         As in :class:`SimCLRTransformer`.
 
     See Also
     --------
-    SimCLRTransformer : The features alone, for a classifier of another kind.
+    SimCLRTransformer : The features alone, for another classifier.
 
     Notes
     -----
-    The linear layer starts as the logistic regression, so that fine-tuning does not distort the
-    features in its first steps [2]_. Batch normalisation keeps the statistics of the pre-training,
-    which a few rows could only spoil. The views are those of the pre-training, one of each row. The
-    layer that is fine-tuned from is `output_layer` of the transformer; SimCLRv2 [1]_ takes the
-    first of three layers of the projection head.
+    The linear layer is initialised by the logistic regression, so that fine-tuning does not distort
+    the features in its first steps [2]_. Batch normalisation keeps the statistics of the
+    pre-training, which a few rows could only make worse. The views are those of the pre-training,
+    one per row. Fine-tuning starts from the layer set by the transformer's `output_layer`; SimCLRv2
+    [1]_ uses the first of three layers of the projection head.
 
-    Callbacks of scikit-learn see the pre-training, the linear layer, ten parts of the fine-tuning
-    and ten of the distillation, and may stop these two. They are given the labelled rows. Those
-    that are to see the epochs of the pre-training are set on `transformer`, but for
-    :class:`sklearn.callback.ProgressBar`, which finds its way there.
+    scikit-learn's callbacks follow the pre-training, the linear layer, ten parts of the fine-tuning
+    and ten of the distillation, and may stop the latter two. They get the labelled rows. Callbacks
+    that are to follow the epochs of the pre-training must be set on `transformer`, except
+    ``sklearn.callback.ProgressBar``, which is propagated to it.
 
     References
     ----------
@@ -180,16 +180,15 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     def fit(self, X, y):
         """Pre-train on all rows, then learn the classes from the labelled ones.
 
-        Ctrl-C in the pre-training ends that alone, after its last whole epoch, with a warning.
+        Ctrl-C during pre-training ends only that, after its last complete epoch, with a warning.
 
         Parameters
         ----------
         X : array-like
-            Images or vectors, in any form that :class:`SimCLRTransformer` takes.
+            Images or vectors, in any form that :class:`SimCLRTransformer` accepts.
         y : array-like of shape (n,)
-            Classes, numbers or texts; -1, or the text "-1" among texts, where there is no label. If
-            y holds the numbers -1 and 1 and no other, both are classes: one labelled class could
-            not be learned.
+            Classes, numbers or strings; -1 ("-1" if they are strings) for no label. If y holds only
+            the numbers -1 and 1, both are classes, since one labelled class could not be learned.
 
         Returns
         -------
@@ -199,8 +198,8 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of range, y does not hold two classes at least, X, the encoder or
-            the augmentation do not fit, or image files cannot be read.
+            If a parameter is out of range, y has fewer than two classes, X, the encoder and the
+            augmentation do not match, or image files cannot be read.
         FloatingPointError
             If a loss is no longer finite.
         """
@@ -236,13 +235,13 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like
-            As in `fit`, of the same shape of sample; one sample or more.
+            As in `fit`, with samples of the same shape; at least one.
 
         Returns
         -------
         ndarray of shape (n,)
             Classes. A tensor on the device of X if X is a tensor, scikit-learn's
-            `array_api_dispatch` is on, and the classes are numbers.
+            `array_api_dispatch` is enabled, and the classes are numbers.
         """
         number = self._logits(X).argmax(axis=1)
         if isinstance(number, Tensor):
@@ -264,7 +263,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n, k)
             In the order of `classes_`; each row sums to 1. A tensor as in `predict`, whatever the
-            classes are.
+            classes.
         """
         return softmax(self._logits(X))
 
@@ -278,9 +277,9 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n, k), or (n,) of two classes
-            Of two classes, that of ``classes_[1]`` less that of ``classes_[0]``. A tensor as in
-            `predict_proba`.
+        ndarray of shape (n, k), or (n,) for two classes
+            For two classes, the logit of ``classes_[1]`` minus that of ``classes_[0]``. A tensor as
+            in `predict_proba`.
         """
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
@@ -288,15 +287,15 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     def to_torch(self):
         """Return the classifier as a plain torch module.
 
-        The module takes tensors in the layout of `predict`, preprocessing included, and returns the
-        logits, whose softmax `predict_proba` is. The rest is as in `SimCLRTransformer.to_torch`.
+        The module takes tensors in the layout of `predict`, includes the preprocessing, and returns
+        the logits, whose softmax is `predict_proba`. Otherwise see `SimCLRTransformer.to_torch`.
 
         Returns
         -------
         nn.Module
             On the CPU, in float32 and in evaluation mode; maps X to logits (n, k) in the order of
             `classes_`, for two classes too. Its state dict has ``classifier.weight`` and
-            ``classifier.bias`` beside what that of a transformer has.
+            ``classifier.bias`` in addition to the entries for the transformer.
 
         Raises
         ------
@@ -320,18 +319,18 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     @plain_torch()
     def to_onnx(self, path, *, input_dtype="auto"):
-        """Write the classifier to a file in the format ONNX.
+        """Write the classifier to an ONNX file.
 
-        The file holds the network that `to_torch` returns. It takes "X", of any number of rows, in
-        the layout of `predict`, images of one channel as (n, h, w); it gives the logits as
-        "output". Needs the packages of the extra `onnx`.
+        The file holds the network that `to_torch` returns. Its input "X" has any number of rows in
+        the layout of `predict`, images with one channel as (n, h, w); its "output" is the logits.
+        Needs the packages of the extra `onnx`.
 
         Parameters
         ----------
         path : str or path
             The file, which is overwritten.
         input_dtype : {"auto", "uint8", "float32"}, default="auto"
-            As in `SimCLRTransformer.to_onnx`, where the errors are listed too.
+            As in `SimCLRTransformer.to_onnx`, which also lists the errors.
         """
         write_onnx(self._exported(), path, input_dtype)
 
@@ -344,7 +343,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return tags
 
     def _logits(self, X) -> np.ndarray | Tensor:
-        """Logits (n, k), whatever the number of classes."""
+        """Return the logits (n, k), for two classes too."""
         check_is_fitted(self)
         return LinearModel.of(vars(self)).logits(X)
 
@@ -357,18 +356,18 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return self.transformer_._exported(linear)
 
     def _read_targets(self, y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the classes, and the number of each row's class, -1 where it has no label."""
+        """Return the classes, and the number of each row's class, -1 for no label."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None. Pass a "
-                "label for each row of X, -1 where there is none."
+                "label for each row of X, -1 for no label."
             )
         return self._of_two_classes(*read_targets(y, n_samples))
 
     def _of_two_classes(
         self, classes: np.ndarray, codes: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the classes that rows have, and their numbers; refuse a single class."""
+        """Return the classes that occur, and their numbers; raise an error for a single class."""
         numbers = np.unique(codes[codes >= 0])
         classes = classes[numbers]
         if len(classes) < 2:
@@ -380,7 +379,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return classes, np.where(codes < 0, -1, np.searchsorted(numbers, codes))
 
     def _make_transformer(self, random_state: np.random.RandomState) -> SimCLRTransformer:
-        """Copy the transformer, with its fit if it has one to keep."""
+        """Copy the transformer, including its fit if it has one to keep."""
         given = self.transformer
         if isinstance(given, FrozenEstimator):
             given = given.estimator
@@ -395,14 +394,14 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         if given.__sklearn_is_fitted__():
             return copy.deepcopy(given)
         own = clone(given)
-        seeded = self.random_state is not None or own.checkpoint_dir is None  # or is to be refused
+        seeded = self.random_state is not None or own.checkpoint_dir is None  # or fit raises
         if own.random_state is None and seeded:
             own.set_params(random_state=int(random_state.randint(2**31 - 1)))
         return own
 
     @contextlib.contextmanager
     def _keeping(self, transformer: SimCLRTransformer) -> Iterator[None]:
-        """Keep what a pre-training has come to if it, or what follows it, does not end well."""
+        """Keep the pre-trained transformer if pre-training, or a later stage, fails."""
         try:
             yield
         except BaseException as error:
@@ -412,14 +411,14 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 error.add_note(
                     f"The pre-trained transformer is kept as transformer_, after "
                     f"{transformer.n_iter_} epochs. Pass transformer=FrozenEstimator(transformer_) "
-                    "to go on from it."
+                    "to continue from it."
                 )
             raise
 
     def _plan(
         self, opened, X, classes, codes, seed: int, world: World, *, pre_trained: bool
     ) -> "_Lesson":
-        """Decide what is learned how, and open the context of the callbacks."""
+        """Decide how the classes are learned, and open the callback context."""
         labelled = np.flatnonzero(codes >= 0)
         method, distills = self.method, self.distill and len(labelled) < len(codes)
         if method == "auto":
@@ -471,9 +470,9 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         lesson: "_Lesson",
         losses_before: list[float],
     ) -> dict:
-        """Train a copy of a model; return the fitted attributes that this comes to.
+        """Train a copy of a model; return the resulting fitted attributes.
 
-        Every process of a run does all of it, and takes over what the first has come to.
+        Every process of a run does all of it, and takes over the result of the first process.
         """
         transformer = copy.copy(start.transformer)
         network, samples = transformer._restore(lesson.X, min_samples=1)
@@ -504,7 +503,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     def _steps(
         self, name, stream, trained, samples, task, transformer, lesson
     ) -> Iterator[StepsRecord]:
-        """Train, and print how it goes."""
+        """Train, and print the progress."""
         n_steps = self._n_steps(task)
         n_warmup_steps = round(_WARMUP_SHARE * n_steps)
         precision = resolve_precision(transformer.precision, samples.device)
@@ -538,7 +537,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return progress.follow(records, lambda record: (record.step, np.mean(record.losses)))
 
     def _n_steps(self, task: Task) -> int:
-        """How many steps a fine-tuning or a distillation takes."""
+        """Return the number of steps of a fine-tuning or a distillation."""
         if self.max_iter != "auto":
             return self.max_iter
         return max(_MIN_STEPS, -(-_MIN_EPOCHS * len(task.rows) // self.batch_size))
@@ -546,11 +545,11 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
 @dataclass(frozen=True)
 class _Lesson:
-    """What the classes are learned from and how, and what callbacks are told."""
+    """What the classes are learned from and how, and what callbacks are passed."""
 
     X: object  # all rows
     classes: np.ndarray  # (k,)
-    codes: np.ndarray  # (n,) numbers of the classes, -1 where there is no label
+    codes: np.ndarray  # (n,) numbers of the classes, -1 for no label
     method: str
     distills: bool
     seed: int
@@ -559,7 +558,7 @@ class _Lesson:
     told: dict[str, object | Callable]
 
     def fitted(self, model: LinearModel, losses: list[float], n_iter: int) -> dict:
-        """Return the attributes of a classifier that has come to a model."""
+        """Return the fitted attributes of a classifier with a given model."""
         names = {"n_features_in_", "feature_names_in_"} & vars(model.transformer).keys()
         return {name: vars(model.transformer)[name] for name in names} | {
             "classes_": self.classes,

@@ -1,4 +1,4 @@
-"""Augmentations of images, one after the other."""
+"""Several augmentations of images, applied in sequence."""
 
 from collections.abc import Iterator
 
@@ -7,20 +7,20 @@ from torch import Generator, Tensor, nn
 
 
 class Compose(_BaseComposition):
-    """Views made by several augmentations of images, one after the other.
+    """Views made by several augmentations of images, applied in sequence.
 
     Parameters
     ----------
     steps : list of (str, augmentation object)
         Names and augmentations, as in scikit-learn's ``Pipeline``: parts such as `Crop` and
         `ColorJitter`, whole augmentations of images such as `AffineAugmentation`, other
-        compositions, or objects of your own with their methods. A grid reaches the options of a
-        step by its name, ``jitter__strength``, and may replace the step, ``jitter``.
+        compositions, or your own objects with the same methods. A grid search can set an option of
+        a step by the step's name, ``jitter__strength``, or replace the step, ``jitter``.
 
     Notes
     -----
-    Each step draws its own parameters for each sample. A step of your own has to draw from the
-    generator that it is given, and may change the size of the images only by an option `size`.
+    Each step draws its own parameters for each sample. Your own steps must draw from the generator
+    that they are given, and may change the size of the images only by an option `size`.
 
     Examples
     --------
@@ -47,12 +47,12 @@ class Compose(_BaseComposition):
         Parameters
         ----------
         deep : bool, default=True
-            Whether to add the steps by their names, and their parameters.
+            Whether to include the steps, by name, and their parameters.
 
         Returns
         -------
         dict
-            Values by name.
+            Parameter names mapped to their values.
         """
         return self._get_params("steps", deep=deep)
 
@@ -62,7 +62,7 @@ class Compose(_BaseComposition):
         Parameters
         ----------
         **params
-            Values by the names that `get_params` gives.
+            Values by the names that `get_params` returns.
 
         Returns
         -------
@@ -104,7 +104,7 @@ class Compose(_BaseComposition):
         return self.apply(batch, self.make_params(batch.shape, generator))
 
     def validate(self) -> None:
-        """Raise a ValueError that names the first step, and its parameter, out of range."""
+        """Raise a ValueError that names the first step and parameter out of range."""
         self._validate_params()
         self._check_steps()
         for name, step in self.steps:
@@ -117,17 +117,17 @@ class Compose(_BaseComposition):
     def _check_steps(self) -> None:
         must = "The 'steps' parameter of Compose must be a list of (name, augmentation) pairs"
         if not self.steps:
-            raise ValueError(f"{must}, one at least. Got {self.steps!r} instead.")
+            raise ValueError(f"{must}, at least one. Got {self.steps!r} instead.")
         for entry in self.steps:
             if not _is_step(entry):
                 raise ValueError(f"{must}, such as ('flip', Flip()). Got {entry!r} among them.")
         try:
             self._validate_names([name for name, _ in self.steps])
         except ValueError as error:
-            raise ValueError(f"{must} with names fit for a grid. {error}.") from error
+            raise ValueError(f"{must} with names that a grid search can use. {error}.") from error
 
     def skipped(self, shape: tuple[int, int, int]) -> list[str]:
-        """Name what is left out of images of shape (c, h, w), and in which step."""
+        """List what is skipped for images of shape (c, h, w), and in which step."""
         names = []
         for name, step in self.steps:
             names += [f"step {name!r}: {what}" for what in skipped_by(step, shape)]
@@ -150,12 +150,12 @@ class Compose(_BaseComposition):
 
 
 def skipped_by(augmentation, shape: tuple[int, int, int]) -> list[str]:
-    """Name what any augmentation leaves out of images of shape (c, h, w)."""
+    """List what any augmentation skips for images of shape (c, h, w)."""
     return augmentation.skipped(shape) if hasattr(augmentation, "skipped") else []
 
 
 def parts_of(augmentation) -> Iterator:
-    """Yield an augmentation and, if it is a composition, all that it is composed of."""
+    """Yield an augmentation and, if it is a composition, all its parts."""
     yield augmentation
     if isinstance(augmentation, Compose):
         for _, step in augmentation.steps:
@@ -165,14 +165,14 @@ def parts_of(augmentation) -> Iterator:
 def draws_params(augmentation) -> bool:
     """Whether an augmentation is an object that draws parameters, rather than any callable.
 
-    torchvision's are modules, some of which have methods of the same names for other purposes.
+    torchvision's transforms are modules, some with methods of the same names for other purposes.
     """
     has_methods = hasattr(augmentation, "make_params") and hasattr(augmentation, "apply")
     return has_methods and not isinstance(augmentation, nn.Module)
 
 
 def is_our_own(thing) -> bool:
-    """Whether an object, and all that it is composed of, is from this package."""
+    """Whether an object and all its parts are from this package."""
     return all(type(part).__module__.startswith("sklearn_simclr.") for part in parts_of(thing))
 
 

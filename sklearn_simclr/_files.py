@@ -1,4 +1,4 @@
-"""Image files as X: paths to rows of pixels, in memory, in a cache on disk, or read when needed."""
+"""Image files as X: rows of pixels from paths, in memory, cached on disk, or read when needed."""
 
 import hashlib
 import math
@@ -22,19 +22,19 @@ from sklearn_simclr._decoding import (
 from sklearn_simclr._pixel_cache import cache_path, open_pixels, prepare_folder, write_pixels
 
 _KEPT_BYTES = 2**30  # of decoded pixels that are kept in memory
-_FILE_SIDE = 128  # of images that are not read as they are, without an image_size
+_FILE_SIDE = 128  # of images that have to be resized, without an image_size
 _BLOCK_BYTES = 2**26  # of decoded pixels that are checked at a time
-_PARTS_A_THREAD = 4  # that work is cut into, for threads that finish early
+_PARTS_A_THREAD = 4  # that work is divided into, for threads that finish early
 _LISTED = 20  # bad files in a message
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files that have been found readable."""
+    """Image files that can be read."""
 
     rows: "np.ndarray | FileRows"  # (n, h * w * c), uint8
     image_shape: tuple[int, int, int]  # (h, w, c)
-    kept: np.ndarray  # (n,) numbers of the paths that the rows belong to
+    kept: np.ndarray  # (n,) indices of the paths that the rows belong to
     left_out: str  # which paths have no row, and why; empty if all have one
 
     def __len__(self) -> int:
@@ -42,14 +42,14 @@ class ImageFiles:
 
 
 class FileRows:
-    """Rows of pixels that are decoded whenever they are asked for, (n, h * w * c) of uint8."""
+    """Rows of pixels that are decoded whenever they are needed, (n, h * w * c) of uint8."""
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, paths: list[str], image_shape: tuple, decoder: "_Decoder", digest: str):
         self.shape = len(paths), math.prod(image_shape)
         self.nbytes = math.prod(self.shape)
-        self.digest = digest  # of all values, as `Samples.digest` makes it of arrays
+        self.digest = digest  # of all values, as `Samples.digest` computes it for arrays
         self._paths = paths
         self._image_shape = image_shape
         self._decoder = decoder
@@ -58,20 +58,20 @@ class FileRows:
         return len(self._paths)
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        """Decode the files at `index`, whole numbers (k,); returns (k, h * w * c)."""
+        """Decode the files at `index`, integers (k,); returns (k, h * w * c)."""
         paths = [self._paths[number] for number in index]
         with quiet_pillow:
             pixels, bad = self._decoder.pixels(paths, self._image_shape)
         if bad:
             raise ValueError(
-                f"{describe_bad(paths, bad)}\nAt first they could be read: leave the files alone "
-                "while they are used, or pass cache_dir."
+                f"{describe_bad(paths, bad)}\nThey could be read at first: leave the files alone "
+                "while they are in use, or pass cache_dir."
             )
         return pixels
 
 
 class _Decoder:
-    """Decodes files in a number of threads, in the caller's own if that is one."""
+    """Decodes files in a number of threads, with one in the caller's thread."""
 
     def __init__(self, n_jobs: int | None):
         self._n_threads = effective_n_jobs(n_jobs)
@@ -81,7 +81,7 @@ class _Decoder:
         self._budget = PixelBudget()
 
     def headers(self, paths: list[str]) -> tuple[dict[int, Header], dict[int, str]]:
-        """Return the headers by the number of the path, and what is wrong with the other paths."""
+        """Return the headers by the index of the path, and what is wrong with the other paths."""
         return self._try(lambda number: read_header(paths[number]), len(paths))
 
     def pixels(self, paths: list[str], image_shape: tuple) -> tuple[np.ndarray, dict[int, str]]:
@@ -96,7 +96,7 @@ class _Decoder:
     def blocks(
         self, paths: list[str], image_shape: tuple, bad: dict[int, str]
     ) -> Iterator[np.ndarray]:
-        """Yield the pixels of all readable files in their order; tell of the others in `bad`."""
+        """Yield the pixels of all readable files in order; record the others in `bad`."""
         n_rows = max(1, _BLOCK_BYTES // math.prod(image_shape))
         for first in range(0, len(paths), n_rows):
             rows, found = self.pixels(paths[first : first + n_rows], image_shape)
@@ -128,12 +128,12 @@ class _Decoder:
 
 
 def as_paths(X) -> list[str] | None:
-    """Return the paths that X holds, None if it is not a sequence or column of text or paths.
+    """Return the paths that X holds, None if it is not a sequence or column of str or paths.
 
     Raises
     ------
     ValueError
-        If X is a single path, or holds paths and other things.
+        If X is a single path, or holds paths and other values.
 
     Examples
     --------
@@ -161,7 +161,7 @@ def as_paths(X) -> list[str] | None:
 
 
 def _column(X) -> Sequence:
-    """Return the values of a sequence or of a single column, nothing if X is neither."""
+    """Return the values of a sequence or of a single column, none if X is neither."""
     if isinstance(X, list | tuple):
         if all(isinstance(value, list | tuple) and len(value) == 1 for value in X):
             return [value[0] for value in X]
@@ -185,17 +185,17 @@ def read_files(
     cache_dir: str | os.PathLike | None = None,
     skip_bad: bool = False,
 ) -> ImageFiles:
-    """Decode every file once, so that all bad ones are known before any work is done on them.
+    """Decode every file once, so that all bad ones are known before any further work.
 
     Parameters
     ----------
     paths : list of str
     image_shape : tuple of (int, int, int), default=None
-        (h, w, c) that the images are brought to; None: it is chosen to suit them.
+        (h, w, c) to convert the images to; None: it is chosen to suit them.
     image_size : int, default=None
-        Side of the squares that images are brought to if they differ in size or are large.
+        Side of the squares to resize images to if they differ in size or are large.
     n_jobs : int, default=None
-        Threads, as in joblib.
+        Number of threads, as in joblib.
     cache_dir : path, default=None
         Folder for decoded pixels.
     skip_bad : bool, default=False
@@ -204,8 +204,8 @@ def read_files(
     Raises
     ------
     ValueError
-        If files cannot be read, and are not to be skipped or are all there is, or if `cache_dir`
-        is no folder and cannot be made one.
+        If files cannot be read and are not to be skipped, if none can be read, or if `cache_dir` is
+        not a folder and cannot be created.
     """
     if cache_dir is not None:
         prepare_folder(cache_dir)
@@ -216,18 +216,18 @@ def read_files(
         while len(bad) < len(paths):
             kept = [number for number in range(len(paths)) if number not in bad]
             shape = image_shape or _choose_shape([headers[number] for number in kept], image_size)
-            folder = cache_dir if skip_bad or not bad else None  # else it is about the others only
+            folder = cache_dir if skip_bad or not bad else None  # else only errors are sought
             rows, found = _read_rows([paths[number] for number in kept], shape, decoder, folder)
             bad |= {kept[number]: reason for number, reason in found.items()}
             kept = [number for number in kept if number not in bad]
             if not (found and kept and skip_bad) or image_shape is not None:
                 break
             if shape == _choose_shape([headers[number] for number in kept], image_size):
-                break  # otherwise a file that is left out has had a say in the shape
+                break  # otherwise a file that is left out has influenced the shape
     if bad and (not skip_bad or len(bad) == len(paths)):
         raise ValueError(
             f"{describe_bad(paths, bad)}\nFix these files or leave them out of X. With "
-            "on_bad_files='skip', fit goes on without them if others are left; transform and "
+            "on_bad_files='skip', fit continues without them if others are left; transform and "
             "fit_transform do not."
         )
     left_out = describe_bad(paths, bad) if bad else ""
@@ -235,7 +235,7 @@ def read_files(
 
 
 def describe_bad(paths: list[str], bad: dict[int, str]) -> str:
-    """List the files that cannot be read, and why; of very many the first."""
+    """List the files that cannot be read, and why; only the first of very many."""
     listed = [f"\n  {paths[number]}: {bad[number]}" for number in sorted(bad)[:_LISTED]]
     if len(bad) > _LISTED:
         listed.append(f"\n  and {len(bad) - _LISTED} more")
@@ -258,7 +258,7 @@ def _read_rows(
     decoder: _Decoder,
     cache_dir: str | os.PathLike | None,
 ) -> tuple[np.ndarray | FileRows, dict[int, str]]:
-    """Decode all files, and keep their pixels where there is room; tell of the bad ones."""
+    """Decode all files, and keep their pixels where there is room; also return the bad ones."""
     bad: dict[int, str] = {}
     blocks = decoder.blocks(paths, image_shape, bad)
     n_values = math.prod(image_shape)
@@ -266,7 +266,7 @@ def _read_rows(
         path = cache_path(cache_dir, paths, image_shape)
         cached = open_pixels(path, n_values)
         if cached is not None:
-            # A file may have become readable without a change of its own, such as by permission.
+            # A file may become readable without being changed, such as by its permissions.
             still_bad = decoder.pixels([paths[number] for number in cached[1]], image_shape)[1]
             if len(still_bad) == len(cached[1]):
                 return cached

@@ -1,4 +1,4 @@
-"""Labels as the user gives them to numbers of classes; -1 where there is none."""
+"""Convert the labels given by the user to class numbers; -1 for no label."""
 
 import numpy as np
 from sklearn.utils import column_or_1d
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def read_labels(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes, sorted, and the number of each row's class, -1 where it has no label.
+    """Return the classes, sorted, and the number of each row's class, -1 for no label.
 
     Raises
     ------
     ValueError
-        If y does not hold one class for each row, or -1, or "-1" among texts, where there is none.
+        If y does not hold one class per row, or -1 ("-1" if they are strings) for no label.
 
     Examples
     --------
@@ -23,8 +23,8 @@ def read_labels(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
     y = column_or_1d(y.cpu().numpy() if isinstance(y, Tensor) else y, warn=True)
     if len(y) != n_samples:
         raise ValueError(
-            f"y holds {len(y)} labels, but X has {n_samples} rows. Pass one label a row, -1 where "
-            "there is none."
+            f"y holds {len(y)} labels, but X has {n_samples} rows. Pass one label per row, -1 for "
+            "no label."
         )
     if y.dtype.kind == "O" and any(map(_is_missing, y)):
         raise ValueError("y holds missing values, such as None or NaN. Pass -1 for no label.")
@@ -41,7 +41,7 @@ def read_labels(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_targets(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Do as `read_labels`, but where -1 and 1 are all there is, take them for two classes.
+    """Do as `read_labels`, but treat -1 and 1 as two classes if y holds nothing else.
 
     Examples
     --------
@@ -56,5 +56,5 @@ def read_targets(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_missing(label) -> bool:
-    """Whether a label is None, NaN, or what pandas has for these."""
+    """Whether a label is None, NaN, or pandas' equivalent of these."""
     return label is None or type(label).__name__ in ("NAType", "NaTType") or label != label

@@ -1,4 +1,4 @@
-"""X as the user gives it, checked in scikit-learn's way, to samples."""
+"""Convert the X given by the user, validated as in scikit-learn, to samples."""
 
 import math
 from numbers import Integral
@@ -9,22 +9,23 @@ from sklearn import get_config
 from sklearn.utils import _safe_indexing, check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from sklearn_simclr._data import Samples, TensorRows, block_indices
 from sklearn_simclr._device import resolve_device
 from sklearn_simclr._files import ImageFiles, as_paths, read_files
 from sklearn_simclr._warnings import warn_caller
 
-_CHANNEL_COUNTS = (1, 3, 4)  # an axis of such a length is taken for the channels
+_CHANNEL_COUNTS = (1, 3, 4)  # an axis of such a length is taken as the channels
 _LARGEST_UNIT_PIXEL = 2  # room for interpolation that overshoots [0, 1]
 _BYTES = (0.0, 255.0)  # the pixels that stand for 0 and 1
-_DIM = 16  # up to which bytes are likely to be something else, such as masks or few levels
+_DIM = 16  # up to which bytes are probably something else, such as masks or few levels
 
 
 def open_to_learn(estimator, X, y, *, reset: bool) -> tuple:
     """Decode image files, and leave out those that cannot be read if they are to be skipped.
 
-    Returns what X is to be read from, and X and y without the samples left out.
+    Returns what to read X from, and X and y without the samples left out.
     """
     files = open_files(estimator, X, reset=reset, skip_bad=estimator.on_bad_files == "skip")
     if isinstance(files, ImageFiles) and files is not X and files.left_out:
@@ -37,7 +38,7 @@ def open_to_learn(estimator, X, y, *, reset: bool) -> tuple:
 
 
 def open_files(estimator, X, *, reset: bool, skip_bad: bool = False):
-    """Decode the image files whose paths X holds; return anything else as it is."""
+    """Decode the image files whose paths X holds; return anything else unchanged."""
     paths = None if isinstance(X, ImageFiles) else as_paths(X)
     if paths is None:
         return X
@@ -45,8 +46,8 @@ def open_files(estimator, X, *, reset: bool, skip_bad: bool = False):
     if reset and estimator.image_shape is not None:
         raise ValueError(
             f"image_shape={estimator.image_shape} describes the rows of a 2-D X, but X holds the "
-            "paths of image files. Leave image_shape=None, and pass image_size to bring the "
-            "images to a size."
+            "paths of image files. Leave image_shape=None, and pass image_size to resize "
+            "the images."
         )
     if not reset and (estimator.image_shape_ is None or estimator.image_shape_[2] not in (1, 3)):
         raise ValueError(
@@ -65,12 +66,12 @@ def open_files(estimator, X, *, reset: bool, skip_bad: bool = False):
 
 
 def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
-    """Validate X, and put it beside the device of this moment."""
+    """Validate X, and return its samples with the device of this moment."""
     device = resolve_device(estimator.device)
     X = open_files(estimator, X, reset=reset)
     rows, image_shape = _check_rows(estimator, X, reset=reset, min_samples=min_samples)
     if isinstance(X, ImageFiles):
-        if not reset:  # files are read from black to white, whatever stood for these in fit
+        if not reset:  # files range from black to white, whatever these were in fit
             match_pixel_range(np.dtype(np.uint8), _BYTES, estimator.pixel_range_)
         return Samples(rows, image_shape, False, _BYTES, device)
     if reset and image_shape is None and estimator.image_size is not None:
@@ -101,7 +102,7 @@ def _warn_of_dim_bytes(rows) -> None:
 
 
 def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
-    """Validate X but for its values; return its rows (n, ...) and the shape of its images."""
+    """Validate X except its values; return its rows (n, ...) and the shape of its images."""
     if isinstance(X, ImageFiles):
         few = np.zeros((min(len(X), min_samples), X.rows.shape[1]), np.uint8)
         validate_data(estimator, few, reset=reset, dtype=np.uint8, ensure_min_samples=min_samples)
@@ -114,7 +115,7 @@ def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
         _check_several(estimator, tuple(X.shape))
         if len(X.shape) > 2:
             _check_image_shape(estimator, image_shape)
-    # Of an array a few rows tell all but its values, and it is not converted as a whole.
+    # A few rows of an array reveal all but its values, so it is not converted as a whole.
     streamed = is_streamable(X)
     rows = X[:min_samples] if streamed else X
     if getattr(rows, "ndim", 2) > 2:
@@ -129,17 +130,17 @@ def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
         ensure_min_samples=min_samples,
     )
     if not reset:
-        _check_image_shape(estimator, image_shape)  # rows may hold as many values, but be vectors
+        _check_image_shape(estimator, image_shape)  # rows of the same length may be vectors
     rows = X if streamed else rows
     return TensorRows(rows) if stays_tensor(rows) else rows, image_shape
 
 
 def _check_several(estimator, shape: tuple[int, ...]) -> None:
-    """Refuse an X that is a single image of the shape of those in fit."""
+    """Raise an error if X is a single image of the shape in fit."""
     height, width, channels = estimator.image_shape_ or (0, 0, 0)
     first = estimator.channel_axis == 1
     single = {(channels, height, width) if first else (height, width, channels)}
-    if channels == 1:  # images without an axis for it, of which there may be one
+    if channels == 1:  # images without a channel axis, of which X may hold one
         single = (single | {(height, width)}) - {(1, height, width), (1, height * width)}
     if shape in single:
         raise ValueError(
@@ -149,7 +150,7 @@ def _check_several(estimator, shape: tuple[int, ...]) -> None:
 
 
 def _check_image_shape(estimator, image_shape: tuple | None) -> None:
-    """Refuse an X that is not of the shape of the images in fit, or not of vectors."""
+    """Raise an error if X does not hold images of the shape in fit, or vectors as in fit."""
     if image_shape != estimator.image_shape_:
         raise ValueError(
             f"X holds {_describe(image_shape)}, but {type(estimator).__name__} was fitted on "
@@ -167,7 +168,7 @@ def stays_tensor(X) -> bool:
 
 
 def as_array(X):
-    """Bring tensors, lists and the like to NumPy; leave frames and sparse matrices alone.
+    """Convert tensors, lists and the like to NumPy; leave frames and sparse matrices alone.
 
     Tensors stay tensors under scikit-learn's array API dispatch.
 
@@ -176,7 +177,7 @@ def as_array(X):
     ValueError
         If the samples differ in shape, are complex or text, or have no values.
     TypeError
-        If X is no sequence, such as a generator or a Bunch.
+        If X is a torch Dataset or DataLoader, or not a sequence, such as a generator or a Bunch.
     """
     if isinstance(X, Tensor):
         if X.is_meta:
@@ -187,6 +188,8 @@ def as_array(X):
         X = X.float() if X.dtype == torch.bfloat16 else X
         return X if stays_tensor(X) else X.cpu().numpy()
     elif not hasattr(X, "shape"):
+        if isinstance(X, Dataset | DataLoader):  # NumPy might read a Dataset without end
+            raise TypeError(_not_an_array(X))
         try:
             if isinstance(X, list | tuple) and X and all(isinstance(x, Tensor) for x in X):
                 return as_array(torch.stack(X))
@@ -197,10 +200,7 @@ def as_array(X):
                 "Bring all images to one size first."
             ) from error
         if X.ndim == 0 and X.dtype == object:
-            raise TypeError(
-                "X must be an array, a tensor, or a list of samples or paths; got a "
-                f"{type(given).__name__}. Pass list(X) of a generator, X.data of a Bunch."
-            )
+            raise TypeError(_not_an_array(given))
     if _is_text(X):
         raise ValueError(
             "X must hold numbers, or the paths of image files in a single column of str or Path; "
@@ -208,10 +208,24 @@ def as_array(X):
         )
     if getattr(X, "ndim", 0) == 1 and len(X) and np.ndim(_first(X)) > 0:
         raise ValueError(
-            f"X is a {type(X).__name__} of {len(X)} arrays, which are no array of numbers. Pass "
-            "np.stack(list(X)), if all are of one shape."
+            f"X is a {type(X).__name__} of {len(X)} arrays, not an array of numbers. Pass "
+            "np.stack(list(X)) if all have the same shape."
         )
     return X
+
+
+def _not_an_array(X) -> str:
+    """Message for an X of the wrong type."""
+    if isinstance(X, DataLoader):
+        advice = "Batches are made in fit: pass an array, a memory map or the paths of image files."
+    elif isinstance(X, Dataset):
+        advice = "Its items are often pairs: pass the images, stacked, as X, and the labels as y."
+    else:
+        advice = "Pass list(X) for a generator, X.data for a Bunch."
+    return (
+        "X must be an array, a tensor, or a list of samples or paths; got a "
+        f"{type(X).__name__}. {advice}"
+    )
 
 
 def _is_text(X) -> bool:
@@ -267,7 +281,7 @@ def _check_given_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
         isinstance(side, Integral) and side > 0 for side in image_shape
     ):
         raise ValueError(
-            "image_shape must be (height, width) or (height, width, channels), whole numbers > 0; "
+            "image_shape must be (height, width) or (height, width, channels), integers > 0; "
             f"got {image_shape!r}."
         )
     return (*map(int, image_shape), 1)[:3]
@@ -296,12 +310,12 @@ def is_streamable(X) -> bool:
 
 
 def read_extremes(rows: np.ndarray | TensorRows, estimator) -> tuple[float, float]:
-    """Return the smallest and the largest value, as float32; of uint8, those that it can hold.
+    """Return the smallest and the largest value, as float32; for uint8, those of the dtype.
 
     Raises
     ------
     ValueError
-        If a value is not finite as float32, in scikit-learn's words for this estimator.
+        If a value is not finite as float32, with scikit-learn's message for this estimator.
     """
     if rows.dtype == np.uint8:
         return 0.0, 255.0
@@ -317,7 +331,7 @@ def read_extremes(rows: np.ndarray | TensorRows, estimator) -> tuple[float, floa
 
 
 def largest_byte(rows: np.ndarray | TensorRows, enough: int) -> int:
-    """Return the largest value of uint8, or the first to be found that is larger than `enough`."""
+    """Return the largest value of uint8, or the first one found that is larger than `enough`."""
     values, largest = getattr(rows, "tensor", rows), 0
     for index in block_indices(rows):
         largest = max(largest, int(values[index[0] : index[-1] + 1].max()))
@@ -341,14 +355,14 @@ def match_pixel_range(
 ) -> tuple[float, float]:
     """Return the pixel range to read new rows with, given the one learned in fit.
 
-    Bytes stay bytes where the model has learned from pixels in [0, 1]; everything else has to be
-    in the units of fit.
+    uint8 is read as such if the model was fitted on pixels in [0, 1]; everything else has to be in
+    the units of fit.
 
     Raises
     ------
     ValueError
-        If floats lie in [0, 1] but the model has learned from bytes, or the reverse; if the model
-        has learned from negative pixels, which bytes cannot be, or bytes are 0 and 1.
+        If floats lie in [0, 1] but the model was fitted on uint8, or the reverse; if the model was
+        fitted on negative pixels, which uint8 cannot hold, or values of uint8 are 0 and 1.
     """
     _, highest = extremes
     if dtype == np.uint8 and fitted[0] < 0:

@@ -68,7 +68,7 @@ _WARMUP_SHARE, _WARMUP_EPOCHS = 0.1, 10  # the shorter of the two
 _CALLBACKS = "_skl_callbacks"  # where scikit-learn keeps them
 # Parameters in which the processes of a run may differ.
 _OWN = {"cache_dir", "checkpoint_dir", "device", "n_jobs", "random_state", "verbose"}
-# What the first training decides and later ones keep.
+# What the first training run decides and later ones keep.
 _KEPT = (
     "_encoder",
     "_h_dim",
@@ -96,109 +96,111 @@ class SimCLRTransformer(
     Parameters
     ----------
     encoder : str, encoder object, nn.Module or callable, default="auto"
-        The network f(.). The name of a torchvision classification network, which loses its
-        classifier; "mlp"; an object of :mod:`sklearn_simclr.encoders`, whose options a grid search
-        can reach; an ``nn.Module``, which is copied, or a function without arguments that returns
+        The network f(.): the name of a torchvision classification network, whose classifier is
+        removed; "mlp"; an object of :mod:`sklearn_simclr.encoders`, whose options a grid search
+        can tune; an ``nn.Module``, which is copied, or a function without arguments that returns
         one, mapping a batch to (n, d). "auto" is ``MLPEncoder()`` for vectors,
-        ``ConvNetEncoder()`` for images below 24 pixels a side, and beyond that
-        ``ResNetEncoder(18)`` of a quarter of the width up to 20,000 images, half up to 100,000,
-        then whole.
+        ``ConvNetEncoder()`` for images below 24 pixels per side, and for larger ones
+        ``ResNetEncoder(18)`` with a quarter of the width up to 20,000 images, half up to 100,000,
+        and the full width beyond.
     augmentation : str, augmentation object or callable, default="auto"
-        The random views. "simclr" for photographs, "scarf" for vectors, an object of
-        :mod:`sklearn_simclr.augmentation`, or a callable from a batch (n, c, h, w) in [0, 1], or
-        (n, d), to a batch. "auto" is ``FeatureCorruption(0.4)`` for vectors,
-        ``AffineAugmentation()`` for images of one channel, and ``SimCLRAugmentation()`` for the
-        others.
+        The random views: "simclr" for photographs, "scarf" for vectors, an object of
+        :mod:`sklearn_simclr.augmentation`, or a callable that maps a batch (n, c, h, w) in [0, 1],
+        or (n, d), to a batch of views. "auto" is ``FeatureCorruption(0.4)`` for vectors,
+        ``AffineAugmentation()`` for images with one channel, and ``SimCLRAugmentation()`` for
+        other images.
     projection_dim : int, default=128
         Width of the projections z that the loss compares.
     projection_layers : {0, 1, 2, 3}, default=2
-        Layers of the projection head g(.): none, linear, the paper's MLP, that of SimCLRv2.
+        Number of layers of the projection head g(.): none, a linear map, the paper's MLP, or the
+        head of SimCLRv2.
     output_layer : int, default=0
-        How many layers of the projection head `transform` applies, at most `projection_layers`:
-        0 gives h, all of them z, 1 of 3 the middle layer of SimCLRv2. May be changed after `fit`.
+        Number of layers of the projection head that `transform` applies, at most
+        `projection_layers`: 0 gives h, all of them z, 1 of 3 the middle layer of SimCLRv2. It may
+        be changed after `fit`.
     loss : str or callable, default="nt_xent"
-        "nt_xent", "nt_logistic", "margin_triplet", "dcl" or "supcon", functions of
+        "nt_xent", "nt_logistic", "margin_triplet", "dcl" or "supcon", the functions of
         :mod:`sklearn_simclr.losses`; or a callable that maps the projections z1, z2 of two views,
-        each (n, projection_dim), to a scalar, and is given `temperature` as well if it has a
-        parameter of that name. Only "supcon" reads y.
+        each (n, projection_dim), to a scalar. It is also passed `temperature` if it has a
+        parameter of that name. Only "supcon" uses y.
     temperature : float, default="auto"
         Divisor of the cosine similarities in the loss, > 0; "margin_triplet" has none. "auto" is
-        0.2 for "nt_xent" on images of several channels, and 0.5 otherwise.
+        0.2 for "nt_xent" on images with several channels, and 0.5 otherwise.
     optimizer : {"auto", "muon", "adamw", "sgd", "lars"}, default="auto"
         "auto" is "muon" for images and "adamw" for vectors.
     learning_rate : float, default="auto"
-        Peak of the learning rate. "auto" is 0.03 for Muon and 0.004 for AdamW; for a batch of B
-        samples ``0.06 * B / 256`` for SGD and ``0.3 * B / 256`` for LARS.
+        Peak learning rate. "auto" is 0.03 for Muon and 0.004 for AdamW; for batches of B samples
+        it is ``0.06 * B / 256`` for SGD and ``0.3 * B / 256`` for LARS.
     weight_decay : float, default="auto"
-        Decay of the weights; biases and batch normalisation have none. "auto" is 0.1 for Muon,
-        1e-4 for AdamW, 5e-4 for SGD and 1e-6 for LARS.
+        Weight decay; biases and batch normalisation are exempt. "auto" is 0.1 for Muon, 1e-4 for
+        AdamW, 5e-4 for SGD and 1e-6 for LARS.
     batch_size : int, default=256
-        Largest number of samples in a batch, >= 2, of all processes together if torchrun has
-        started several. An epoch is cut into equal batches. When the memory of the device does not
-        hold what a step keeps of one, the network gets half as many samples at a time, with a
-        warning; the loss stays that of the batch.
+        Largest number of samples in a batch, >= 2, over all processes if torchrun has started
+        several. An epoch is divided into batches of equal size. If a step does not fit into the
+        memory of the device, the network gets half as many samples at a time, with a warning; the
+        loss remains that of the whole batch.
     max_epochs : int, default=100
-        Length of the training and of its schedule: linear warm-up over a tenth of it, at most 10
-        epochs, then cosine to zero. A callback may stop earlier.
+        Length of the training run and of its learning-rate schedule: linear warm-up over a tenth
+        of it, at most 10 epochs, then cosine decay to zero. A callback may stop training earlier.
     image_shape : tuple of int, default=None
         (h, w) or (h, w, c) if the rows of a 2-D X are images; None: they are vectors.
     channel_axis : {-1, 1}, default=-1
-        Where the channels of images are, last or first.
+        Position of the channels of images: last or first.
     image_size : int, default=None
-        Side in pixels at which views are made and images are encoded; None: the images' own, which
-        for image files that differ in size or have more than 256 pixels a side is 128.
+        Side in pixels at which views are made and images are encoded; None: that of the images, or
+        128 for image files that differ in size or have more than 256 pixels per side.
     device : str or torch.device, default="auto"
-        "auto" is CUDA, else MPS, else the CPU, looked up anew whenever it is needed. Each of the
-        processes that torchrun has started takes a GPU of its own.
+        "auto" is CUDA, else MPS, else the CPU, determined again whenever it is needed. Each process
+        started by torchrun uses its own GPU.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Arithmetic of the training. "auto" is bfloat16 where the hardware multiplies it natively.
+        Precision of training. "auto" is bfloat16 if the hardware multiplies it natively.
         `transform` always computes in float32.
     compile : bool or "auto", default="auto"
-        How the steps of a training are sped up without changing what they compute, but for
-        rounding. On a GPU, if encoder, augmentation and loss are from this package, other than
-        `TorchvisionEncoder` and "supcon", a process that trains alone records a step as a CUDA
-        graph and replays it, unless this is False. True has torch.compile fuse the operations of
-        the network, on any device, which takes up to a minute at first and needs a C compiler;
-        "auto" does so where steps are recorded and minutes of training are left.
+        How training steps are sped up; the results differ by rounding only. On a GPU, unless this
+        is False, a step is recorded as a CUDA graph and replayed if a single process trains and
+        encoder, augmentation and loss are from this package, other than `TorchvisionEncoder` and
+        "supcon". True fuses the operations of the network with torch.compile, on any device, which
+        takes up to a minute at first and needs a C compiler; "auto" does so if steps are recorded
+        and minutes of training are left.
     n_jobs : int, default=None
-        Threads that decode image files: None is 1, -1 as many as there are cores.
+        Number of threads that decode image files: None is 1, -1 the number of cores.
     warm_start : bool, default=False
-        Whether another call to `fit` goes on from the present weights.
+        Whether another call to `fit` continues from the present weights.
     checkpoint_dir : str or path, default=None
-        Directory, made if missing, where `fit` leaves a checkpoint now and then, which the same
-        `fit` goes on from if the process was killed: same data, parameters and `random_state`,
-        which has to be set. Any number of trainings can share it. `partial_fit` leaves none.
+        Directory, created if missing, where `fit` saves checkpoints, from which an identical call
+        to `fit` resumes if the process was killed: same data, parameters and `random_state`, which
+        has to be set. Any number of training runs can share it. `partial_fit` saves none.
     cache_dir : str or Path, default=None
         Folder for the decoded pixels of image files, so that each file is decoded once and not
-        again by later calls. None: up to 1 GiB of pixels is kept in memory, and beyond that files
-        are decoded anew whenever they are needed.
+        again by later calls. None: up to 1 GiB of pixels is kept in memory; beyond that, files are
+        decoded again whenever they are needed.
     on_bad_files : {"raise", "skip"}, default="raise"
-        What `fit` and `partial_fit` do with image files that cannot be read: refuse X, or leave
-        them out and warn. `transform` and `score` always refuse them.
+        What `fit` and `partial_fit` do about image files that cannot be read: raise an error, or
+        leave them out and warn. `transform` and `score` always raise an error.
     random_state : int, RandomState instance or None, default=None
-        Seed of everything random. On a CPU an int gives the same result to the last bit.
+        Seed of everything random. On a CPU, an int gives the same result to the last bit.
     verbose : int, default=0
-        Whether to print what is trained, how long it may take, and a line an epoch.
+        Whether to print what is trained, how long it may take, and a line per epoch.
 
     Attributes
     ----------
     n_iter_ : int
-        Epochs the encoder has been trained for.
+        Number of epochs the encoder has been trained for.
     loss_ : float
         Mean loss of the last epoch.
     loss_curve_ : list of float
         Mean loss of each epoch.
     n_features_in_ : int
-        Values in a sample, ``h * w * c`` for images.
+        Number of values in a sample, ``h * w * c`` for images.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X has any.
     image_shape_ : tuple of (int, int, int) or None
         (h, w, c) of the images; None for vectors.
     pixel_range_ : tuple of (float, float) or None
-        The values of pixels that stand for 0 and 1: those of uint8, of [0, 1] if the pixels lie
-        there, else the extremes in fit. None for vectors.
+        Pixel values that stand for 0 and 1: those of uint8, or of [0, 1] if the pixels lie there,
+        else the extremes in `fit`. None for vectors.
     mean_, scale_ : ndarray of shape (c,) or (d,)
-        Mean and standard deviation of the channels, with pixels in [0, 1], or of the features.
+        Mean and standard deviation per channel, with pixels in [0, 1], or per feature.
     encoder_name_, augmentation_name_, optimizer_name_ : str
         What was used, with "auto" resolved.
     temperature_, learning_rate_, weight_decay_ : float
@@ -319,18 +321,18 @@ class SimCLRTransformer(
     def fit(self, X, y=None):
         """Train the encoder for `max_epochs` epochs.
 
-        Ctrl-C ends the training after the last whole epoch, if there was one, with a warning.
+        Ctrl-C ends training after the last complete epoch, if there was one, with a warning.
 
         Parameters
         ----------
         X : array-like
             Images of shape (n, h, w), (n, h, w, c) or, with ``channel_axis=1``, (n, c, h, w);
             rows (n, h * w * c) with `image_shape`; or vectors (n, d). At least two samples.
-            Arrays, memmaps, torch tensors, lists; 2-D data may be a frame. Or the paths of image
-            files, str or Path: a list, an array, a series or a frame of one column.
+            Arrays, memmaps, torch tensors, lists; 2-D data may be a data frame. Or the paths of
+            image files, str or Path: a list, an array, a series or a data frame with one column.
         y : array-like of shape (n,), default=None
-            Classes, -1 (the text "-1" among texts) where there is none, for ``loss="supcon"``.
-            Ignored by the other losses.
+            Classes for ``loss="supcon"``, -1 ("-1" if they are strings) for no label. Ignored by
+            the other losses.
 
         Returns
         -------
@@ -340,18 +342,18 @@ class SimCLRTransformer(
         Raises
         ------
         ValueError
-            If a parameter is out of range, X, the encoder or the augmentation do not fit, or image
-            files cannot be read; with `checkpoint_dir` also without a `random_state`, if the
-            directory cannot be written to or its checkpoint of this training is damaged, or if an
-            object among the parameters cannot be told from others by its content.
+            If a parameter is out of range, X, the encoder and the augmentation do not match, or
+            image files cannot be read; with `checkpoint_dir` also if `random_state` is None, the
+            directory cannot be written to, its checkpoint of this run is damaged, or an object
+            among the parameters cannot be fingerprinted.
         FloatingPointError
-            If the loss is no longer finite. The transformer then holds the weights from before
-            that epoch, unless it was the first.
+            If the loss is no longer finite. The transformer then has the weights from before that
+            epoch, unless it was the first.
         RuntimeError
-            If another process of a run of several has ended or raised an error.
+            In a run of several processes, if another one has ended or raised an error.
         KeyboardInterrupt
-            If it comes before the first epoch has ended. The transformer is left as it was. One of
-            several processes always raises it, and keeps what it has learned.
+            On Ctrl-C before the first epoch has ended; the transformer is unchanged. In a run of
+            several processes it is always raised; finished epochs are kept.
         """
         with joined("fit") as world, self._keeping_the_old():
             world.broadcast_result(self._check_checkpoint_dir)
@@ -387,7 +389,7 @@ class SimCLRTransformer(
                     raise
                 warn_caller(
                     f"Training interrupted by user after {run.n_done} of {self.max_epochs} epochs: "
-                    f"the {type(self).__name__} is fitted with what it has learned in these."
+                    f"the {type(self).__name__} is fitted with the weights after the last of them."
                 )
             finally:
                 self._store(run)
@@ -397,17 +399,17 @@ class SimCLRTransformer(
         return self
 
     def fit_transform(self, X, y=None, **fit_params):
-        """Fit, and return the features of the same samples.
+        """Fit to X, and return the features of the same samples.
 
-        Image files that cannot be read are refused before the training, with
-        ``on_bad_files="skip"`` too: every row of X has to have its features.
+        Image files that cannot be read raise an error before training, even with
+        ``on_bad_files="skip"``: every row of X needs features.
 
         Parameters
         ----------
         X, y : array-like
             As in `fit`.
         **fit_params : dict
-            None are known.
+            None are supported.
 
         Returns
         -------
@@ -428,7 +430,7 @@ class SimCLRTransformer(
     def partial_fit(self, X, y=None):
         """Train the encoder for one epoch over X, at a constant learning rate.
 
-        The first call learns the input normalisation and builds the network; later calls go on
+        The first call learns the input normalisation and builds the network; later calls continue
         from the present weights and the moments of the optimizer.
 
         Parameters
@@ -461,18 +463,18 @@ class SimCLRTransformer(
         return self
 
     def transform(self, X):
-        """Return the features h of the samples, or what `output_layer` asks for instead.
+        """Return the features h of the samples, or the output of the layer set by `output_layer`.
 
         Parameters
         ----------
         X : array-like
-            As in `fit`, of the same shape of sample; one sample or more.
+            As in `fit`, with samples of the same shape; at least one.
 
         Returns
         -------
         ndarray of shape (n, d), float32
-            Features; the same whatever else is in X. A tensor on the device of X if X is a tensor
-            and scikit-learn's `array_api_dispatch` is on.
+            Features; those of a sample do not depend on the rest of X. A tensor on the device of X
+            if X is a tensor and scikit-learn's `array_api_dispatch` is enabled.
 
         Raises
         ------
@@ -485,25 +487,25 @@ class SimCLRTransformer(
 
     @plain_torch()
     def score(self, X, y=None):
-        """Share of random views that are told apart from other samples' views.
+        """Share of random views whose nearest neighbour is the other view of the same sample.
 
-        Two fresh views of every sample are projected, and each has to find its partner as the
-        nearest of all views, by cosine similarity, in equal blocks of at most 256 samples. Needs no
-        labels and is the same at every call. Weaker augmentations, lower temperatures and smaller
-        blocks make it easier, so compare it between models of one augmentation and one temperature,
-        on as many samples: 257 of them are two blocks, and score higher than 256.
+        Two new views of every sample are projected, and each is compared with all other views by
+        cosine similarity, in equal blocks of at most 256 samples. The score needs no labels and is
+        the same at every call. Weaker augmentations, lower temperatures and smaller blocks make the
+        task easier, so only compare models with the same augmentation and temperature, on the same
+        number of samples: 257 samples make two blocks, and score higher than 256.
 
         Parameters
         ----------
         X : array-like
-            As in `fit`, of the same shape of sample; two samples or more.
+            As in `fit`, with samples of the same shape; at least two.
         y : None
             Ignored.
 
         Returns
         -------
         float
-            In [0, 1]; higher is better, chance is ``1 / (2 * m - 1)`` with blocks of
+            In [0, 1]; higher is better, chance is ``1 / (2 * m - 1)`` for blocks of
             ``m = n / ceil(n / 256)`` samples.
 
         Raises
@@ -519,17 +521,17 @@ class SimCLRTransformer(
     def to_torch(self):
         """Return what `transform` computes as a plain torch module.
 
-        The module takes tensors in the layout of `transform`, preprocessing included, and returns
-        the features, by the present `output_layer`. It shares nothing with the transformer. Unlike
-        `transform` it can be trained further, and it does not look at the values of X: pixels have
-        to be in the range of those in fit, or uint8 where that was [0, 1].
+        The module takes tensors in the layout of `transform`, includes the preprocessing, and
+        returns the features of the present `output_layer`. It shares nothing with the transformer.
+        Unlike `transform` it can be trained further, and it does not check the values of X: pixels
+        must be in the range of those in `fit`, or uint8 if that was [0, 1].
 
         Returns
         -------
         nn.Module
             On the CPU, in float32 and in evaluation mode. Its state dict has the encoder's weights
             as ``encoder.*``, those of the projection layers as ``head.*``, and `mean` and `scale`.
-            One that was fitted on image files takes the pixels of images of `image_shape_`.
+            After `fit` on image files it takes the pixels of images of shape `image_shape_`.
 
         Raises
         ------
@@ -540,7 +542,7 @@ class SimCLRTransformer(
 
         See Also
         --------
-        to_onnx : The same in a file that needs neither torch nor Python.
+        to_onnx : The same as a file that needs neither torch nor Python.
 
         Examples
         --------
@@ -558,25 +560,25 @@ class SimCLRTransformer(
 
     @plain_torch()
     def to_onnx(self, path, *, input_dtype="auto"):
-        """Write what `transform` computes to a file in the format ONNX.
+        """Write what `transform` computes to an ONNX file.
 
-        The file holds the network that `to_torch` returns. It takes "X", of any number of rows, in
-        the layout of `transform`, images of one channel as (n, h, w); it gives "output". Needs the
-        packages of the extra `onnx`.
+        The file holds the network that `to_torch` returns. Its input "X" has any number of rows in
+        the layout of `transform`, images with one channel as (n, h, w); its output is "output".
+        Needs the packages of the extra `onnx`.
 
         Parameters
         ----------
         path : str or path
             The file, which is overwritten.
         input_dtype : {"auto", "uint8", "float32"}, default="auto"
-            Type of X in the file. "auto" is "uint8" if `pixel_range_` is that of bytes.
+            Type of X in the file. "auto" is "uint8" if `pixel_range_` is that of uint8.
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
             If `fit` has not been called.
         ValueError
-            If `input_dtype` is another one.
+            If `input_dtype` has another value.
         ImportError
             If the packages are not installed.
 
@@ -603,12 +605,12 @@ class SimCLRTransformer(
         Parameters
         ----------
         input_features : array-like of str or None, default=None
-            Only checked, against the columns of X in `fit`; a column of paths is one.
+            Only checked, against the columns of X in `fit`; a column of paths counts as one.
 
         Returns
         -------
         ndarray of str objects
-            The name of the class and a number.
+            The name of the class, in lower case, and a number.
         """
         if self.__sklearn_is_fitted__() and self.image_shape_ and np.shape(input_features) == (1,):
             input_features = None  # a column of paths, whose images have many values
@@ -618,7 +620,7 @@ class SimCLRTransformer(
         return hasattr(self, "_weights")
 
     def __setstate__(self, state):
-        """Take over a pickled state, those of versions with fewer parameters included."""
+        """Restore a pickled state, also from versions with fewer parameters."""
         added = {"loss": "nt_xent", "output_layer": 0, "checkpoint_dir": None}
         added |= {"n_jobs": None, "cache_dir": None, "on_bad_files": "raise", "compile": "auto"}
         state = added | state
@@ -656,12 +658,12 @@ class SimCLRTransformer(
 
     @plain_torch()
     def _view_features(self, X) -> tuple[np.ndarray, np.ndarray]:
-        """Return the features of two random views of each sample, those that `score` looks at."""
+        """Return the features of two random views of each sample, the same as in `score`."""
         network, samples = self._restore(X, min_samples=2)
         return encode_views(network, samples, views_of(vars(self)), self.output_layer, self._seed)
 
     def _restore(self, X, *, min_samples: int) -> tuple[SimCLRNetwork, Samples]:
-        """Rebuild the trained network on the device of this moment, and put X beside it."""
+        """Rebuild the trained network on the current device, and read X for it."""
         check_is_fitted(self)
         _check_output_layer(self.output_layer, self._head[1])
         samples = read_samples(self, X, reset=False, min_samples=min_samples)
@@ -669,7 +671,7 @@ class SimCLRTransformer(
 
     @plain_torch()
     def _exported(self, linear: nn.Linear | None = None) -> ExportedNetwork:
-        """Rebuild the trained network as a module of its own, with a layer behind its features."""
+        """Rebuild the trained network as a separate module, with a layer after its features."""
         check_is_fitted(self)
         _check_output_layer(self.output_layer, self._head[1])
         input_shape = (self.n_features_in_,)
@@ -687,7 +689,7 @@ class SimCLRTransformer(
         )
 
     def _prepare(self, X, y, *, continuing: bool, world: World = ALONE) -> Run:
-        """Do everything that can go wrong before the training starts."""
+        """Do everything that can go wrong before training starts."""
         _check_output_layer(self.output_layer, self.projection_layers)
         samples = read_samples(self, X, reset=not continuing, min_samples=2)
         objective = self._objective(y, samples)
@@ -710,8 +712,9 @@ class SimCLRTransformer(
         for name, value in network.state_dict().items():
             if not isinstance(value, Tensor):
                 raise ValueError(
-                    f"encoder={fitted['_encoder']!r} keeps {name!r} in its state dict, which is no "
-                    f"tensor but {type(value).__name__}. Return a tensor from get_extra_state."
+                    f"encoder={fitted['_encoder']!r} keeps {name!r} in its state dict, which is "
+                    f"not a tensor but {type(value).__name__}. Return a tensor from "
+                    "get_extra_state."
                 )
         views = views_of(fitted, loss=self.loss)
         check_training(network, samples, views, objective)
@@ -760,7 +763,7 @@ class SimCLRTransformer(
         return 0.2 if has_colours and self.loss == "nt_xent" else 0.5
 
     def _check_unchanged(self) -> None:
-        """Refuse to go on with a model whose parameters now ask for another network."""
+        """Raise an error if the parameters no longer describe the network of the model."""
         asked = {
             "projection_dim": (self.projection_dim, self._head[0]),
             "projection_layers": (self.projection_layers, self._head[1]),
@@ -774,12 +777,13 @@ class SimCLRTransformer(
         for name, (now, fitted) in asked.items():
             if now != fitted:
                 raise ValueError(
-                    f"{name}={now!r} differs from the {fitted!r} of the model that the training "
-                    "would go on from. Change it back, or start anew by fit with warm_start=False."
+                    f"{name}={now!r} differs from the {fitted!r} of the model that training would "
+                    "continue from. Change it back, or train from scratch: fit with "
+                    "warm_start=False."
                 )
 
     def _decide(self, samples: Samples, world: World) -> dict:
-        """Choose what a model keeps for life: its seed, encoder, head and input normalisation."""
+        """Choose what all runs of a model share: seed, encoder, head and input normalisation."""
         input_shape = network_input(samples.input_shape, self.image_size)
         encoder = resolve_encoder(self.encoder, input_shape, len(samples))
         mean, scale = world.broadcast_result(lambda: channel_statistics(samples))
@@ -800,7 +804,7 @@ class SimCLRTransformer(
         }
 
     def _settings(self, samples: Samples, view_size: int | None) -> dict:
-        """Resolve what may change from one training of a model to the next."""
+        """Resolve what may change from one training run of a model to the next."""
         n_samples = len(samples)
         if n_samples < self.batch_size:
             warn_caller(
@@ -828,7 +832,7 @@ class SimCLRTransformer(
         }
 
     def _schedule(self, run: Run) -> Callable[[int], float]:
-        """Learning rate of each step of a whole training."""
+        """Return the learning rate as a function of the step of a training run."""
         n_batches, _ = batch_shape(len(run.samples), self.batch_size)
         n_steps = self.max_epochs * n_batches
         n_warmup_steps = round(n_steps * min(_WARMUP_SHARE, _WARMUP_EPOCHS / self.max_epochs))
@@ -880,13 +884,13 @@ class SimCLRTransformer(
             print(f"{type(self).__name__} on {what}", flush=True)
 
     def _own_callbacks(self) -> list[str]:
-        """Names of the callbacks' classes, but for those that a search or pipeline hands down."""
+        """Names of the callbacks' classes, except those propagated by a search or pipeline."""
         callbacks = vars(self).get(_CALLBACKS, ())
         own = (each for each in callbacks if not isinstance(each, AutoPropagatedCallback))
         return sorted(type(callback).__name__ for callback in own)
 
     def _check_checkpoint_dir(self) -> None:
-        """Refuse a directory for checkpoints that would be of no use."""
+        """Raise an error if `checkpoint_dir` cannot be used."""
         if self.checkpoint_dir is None:
             return
         if self.random_state is None:
@@ -897,7 +901,7 @@ class SimCLRTransformer(
         prepare_directory(self.checkpoint_dir)
 
     def _resume(self, run: Run) -> tuple[CheckpointStore | None, list[str] | None]:
-        """Go on from a checkpoint of this training if there is one; see `Run.resume`."""
+        """Resume from a checkpoint of this training run if there is one; see `Run.resume`."""
         if self.checkpoint_dir is None:
             return None, None
         checkpoint, stopped_by = run.resume(self.checkpoint_dir, self._training_settings())
@@ -908,7 +912,7 @@ class SimCLRTransformer(
         return checkpoint, stopped_by
 
     def _training_settings(self) -> dict:
-        """Return the parameters that a training depends on and no fitted attribute holds."""
+        """Return the parameters that training depends on and no fitted attribute holds."""
         return {
             "loss": self.loss,
             "batch_size": int(self.batch_size),
@@ -918,7 +922,7 @@ class SimCLRTransformer(
 
     @contextlib.contextmanager
     def _keeping_the_old(self) -> Iterator[None]:
-        """Undo what reading X has changed, if a training fails before it has brought anything."""
+        """Undo what reading X has changed if training fails before its first epoch has ended."""
         names = ("n_features_in_", "feature_names_in_")
         before = {name: vars(self)[name] for name in names if name in vars(self)}
         weights = vars(self).get("_weights")
@@ -932,12 +936,12 @@ class SimCLRTransformer(
             raise
 
     def _take_weights(self, network: SimCLRNetwork) -> None:
-        """Take over the weights of a network that was trained on elsewhere."""
+        """Take over the weights of a network that was trained elsewhere."""
         self._weights = to_plain(network.state_dict())
-        self._moments = None  # belong to the weights from before
+        self._moments = None  # belong to the previous weights
 
     def _store(self, run: Run) -> None:
-        """Take over the state of a training that has finished at least one epoch."""
+        """Take over the state of a training run that has finished at least one epoch."""
         if run.n_done:
             vars(self).update(run.snapshot())
 
@@ -945,24 +949,24 @@ class SimCLRTransformer(
 def _check_output_layer(output_layer: int, projection_layers: int) -> None:
     if not isinstance(output_layer, Integral) or not 0 <= output_layer <= projection_layers:
         raise ValueError(
-            f"output_layer={output_layer!r} is no layer of a projection head of "
+            f"output_layer={output_layer!r} is not a layer of a projection head with "
             f"projection_layers={projection_layers}. Pass an int of at most that, or 0 for the "
             "features h."
         )
 
 
 def _name(part) -> str:
-    """How to call an encoder or an augmentation that may be any object."""
+    """Return a name for an encoder or an augmentation, which may be any object."""
     if isinstance(part, str):
         return part
     if isinstance(part, BaseEstimator):
-        with config_context(print_changed_only=True):  # whatever the user likes to see elsewhere
+        with config_context(print_changed_only=True):  # whatever the user has set
             return repr(part)
     return getattr(part, "__name__", type(part).__name__)
 
 
 def _kind(encoder) -> str | None:
-    """Which network an encoder parameter asks for; None if it has yet to find its shapes."""
+    """Describe the network of an encoder parameter; None if its shapes are not yet known."""
     if not isinstance(encoder, nn.Module):
         encoder = resolve_encoder(without_weights(encoder), (), 0)
         if hasattr(encoder, "build"):

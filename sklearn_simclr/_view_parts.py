@@ -38,7 +38,7 @@ from sklearn_simclr._view_params import (
 
 
 class ViewPart(BaseEstimator):
-    """What the parts share: they are called and checked alike, and change samples at random."""
+    """Base class of the parts, which are called and checked alike and change random samples."""
 
     def __call__(self, batch: Tensor, generator: Generator) -> Tensor:
         """Return one random view of each image, (n, c, h, w) in [0, 1]."""
@@ -49,7 +49,7 @@ class ViewPart(BaseEstimator):
         self._validate_params()
 
     def skipped(self, shape: tuple[int, int, int]) -> list[str]:
-        """Name what is left out of images of shape (c, h, w)."""
+        """List what is skipped for images of shape (c, h, w)."""
         return []
 
     def make_params(self, shape: tuple[int, ...], generator: Generator) -> dict[str, Tensor]:
@@ -65,16 +65,16 @@ class Crop(ViewPart):
     scale : tuple of (float, float), default=(0.08, 1.0)
         Smallest and largest share of the image's area that a crop covers, in (0, 1].
     ratio : tuple of (float, float), default=(3/4, 4/3)
-        Smallest and largest aspect ratio, width by height, of a crop, > 0.
+        Smallest and largest aspect ratio, width over height, of a crop, > 0.
     p : float, default=1.0
-        Probability that a sample is cropped; the others are resized whole.
+        Probability that a sample is cropped; the others are only resized.
     size : int or None, default=None
-        Side of the views in pixels; None: as high and wide as the images.
+        Side of the views in pixels; None: the height and width of the images.
 
     Notes
     -----
-    Bilinear with anti-aliasing. The boxes are drawn as torchvision's ``RandomResizedCrop`` draws
-    them, and the views equal its ``resized_crop``.
+    Interpolation is bilinear with anti-aliasing. The boxes are drawn as in torchvision's
+    ``RandomResizedCrop``, and the views equal those of its ``resized_crop``.
 
     Examples
     --------
@@ -145,12 +145,12 @@ class Flip(ViewPart):
 
 
 class QuarterTurns(ViewPart):
-    """Rotate images by 90, 180 or 270 degrees, each as likely.
+    """Rotate images by 90, 180 or 270 degrees, with equal probability.
 
     Parameters
     ----------
     p : float, default=0.75
-        Probability that a sample is rotated; at 0.75 its four positions are equally likely.
+        Probability that a sample is rotated; at 0.75 its four orientations are equally likely.
 
     Notes
     -----
@@ -172,7 +172,7 @@ class QuarterTurns(ViewPart):
         self.p = p
 
     def skipped(self, shape: tuple[int, int, int]) -> list[str]:
-        """Name what is left out of images of shape (c, h, w)."""
+        """List what is skipped for images of shape (c, h, w)."""
         is_square = shape[1] == shape[2]
         return ["rotations by 90 and 270 degrees"] if self.p and not is_square else []
 
@@ -189,19 +189,19 @@ class QuarterTurns(ViewPart):
 
 
 class Rotation(ViewPart):
-    """Rotate images about their centre by any angle.
+    """Rotate images about their centre by a random angle.
 
     Parameters
     ----------
     degrees : float, default=15
-        Largest rotation to either side, in degrees, in [0, 180].
+        Largest rotation in either direction, in degrees, in [0, 180].
     p : float, default=0.5
         Probability that a sample is rotated.
 
     Notes
     -----
-    What lies outside the image repeats its border. Interpolation is bilinear, as in torchvision's
-    ``rotate``.
+    Beyond its border the image repeats the border pixels. Interpolation is bilinear, as in
+    torchvision's ``rotate``.
 
     Examples
     --------
@@ -237,18 +237,18 @@ class Cutout(ViewPart):
     Parameters
     ----------
     length : float, default=0.5
-        Side of the square, as a share of the image's shorter side, in (0, 1]. Half is the
-        reference's choice for CIFAR-10.
+        Side of the square, as a share of the image's shorter side, in (0, 1]. The paper
+        [1]_ uses half for CIFAR-10.
     fill : float, default=0.5
-        Value in [0, 1] that the square takes in every channel. The reference fills with the mean
-        of the data, for which mid-grey stands in; take 0 for digits on black.
+        Value of the square in every channel, in [0, 1]. The paper fills with the mean of the data,
+        which mid-grey approximates; use 0 for digits on black.
     p : float, default=0.5
         Probability that a sample is changed.
 
     Notes
     -----
-    The centre of the square is uniform over the pixels of the image, so that part of the square may
-    lie outside.
+    The centre of the square is uniform over the pixels of the image, so part of the square may lie
+    outside the image.
 
     References
     ----------
@@ -296,21 +296,21 @@ class Cutout(ViewPart):
 
 
 class ColorJitter(ViewPart):
-    """Change brightness, contrast, saturation and hue, for each sample in an order of its own.
+    """Change brightness, contrast, saturation and hue, in a random order for each sample.
 
     Parameters
     ----------
     strength : float, default=0.5
         The paper's s, >= 0: brightness, contrast and saturation change by factors within
-        ``1 ± 0.8 s``, the hue within ``± 0.2 s`` turns (at most half a turn). 1 in the paper for
+        ``1 ± 0.8 s``, the hue within ``± 0.2 s`` turns (at most half a turn). The paper uses 1 for
         ImageNet, 0.5 for CIFAR-10.
     p : float, default=0.8
         Probability that a sample's colours change.
 
     Notes
     -----
-    Images without exactly 3 channels have no saturation and no hue; their brightness and contrast
-    change.
+    Images without exactly 3 channels have no saturation and no hue; only their brightness and
+    contrast change.
 
     Examples
     --------
@@ -331,7 +331,7 @@ class ColorJitter(ViewPart):
         self.p = p
 
     def skipped(self, shape: tuple[int, int, int]) -> list[str]:
-        """Name what is left out of images of shape (c, h, w)."""
+        """List what is skipped for images of shape (c, h, w)."""
         return ["saturation and hue"] if shape[0] != 3 and self.strength * self.p else []
 
     def make_params(self, shape: tuple[int, ...], generator: Generator) -> dict[str, Tensor]:
@@ -347,12 +347,12 @@ class ColorJitter(ViewPart):
 
 
 class ColorDrop(ViewPart):
-    """Replace the colours of images by grey, in all 3 channels.
+    """Convert images to grey, the same in all 3 channels.
 
     Parameters
     ----------
     p : float, default=0.2
-        Probability that a sample loses its colours; only images of 3 channels have any.
+        Probability that a sample is converted; only for images with 3 channels.
 
     Examples
     --------
@@ -369,7 +369,7 @@ class ColorDrop(ViewPart):
         self.p = p
 
     def skipped(self, shape: tuple[int, int, int]) -> list[str]:
-        """Name what is left out of images of shape (c, h, w)."""
+        """List what is skipped for images of shape (c, h, w)."""
         return ["colour drop"] if shape[0] != 3 and self.p else []
 
     def apply(self, batch: Tensor, params: dict[str, Tensor]) -> Tensor:
@@ -390,8 +390,8 @@ class GaussianNoise(ViewPart):
 
     Notes
     -----
-    The results are clipped to [0, 1]. The noise takes 65,536 values, spaced by the quantiles of the
-    normal distribution, up to 4.2 standard deviations.
+    The results are clipped to [0, 1]. The noise takes 65,536 values, at the quantiles of the normal
+    distribution, up to 4.2 standard deviations.
 
     Examples
     --------
@@ -423,7 +423,7 @@ class GaussianNoise(ViewPart):
 
 
 class GaussianBlur(ViewPart):
-    """Blur images with a Gaussian.
+    """Blur images with a Gaussian kernel.
 
     Parameters
     ----------
@@ -435,9 +435,9 @@ class GaussianBlur(ViewPart):
     Notes
     -----
     The kernel is a tenth of the image's longer side, as in the paper, and at least 3 pixels, but
-    less than twice the shorter side: the mirror shows no more. Images of any size are blurred; the
-    paper does not blur those of CIFAR-10, nor does `SimCLRAugmentation` any view of at most 32
-    pixels.
+    less than twice the shorter side, the limit of reflection padding. Images of any size are
+    blurred, whereas the paper does not blur CIFAR-10, nor `SimCLRAugmentation` views of at most 32
+    pixels per side.
 
     Examples
     --------
@@ -483,8 +483,8 @@ class Sobel(ViewPart):
 
     Notes
     -----
-    The magnitude is divided by 4 and clipped to 1, so that a straight edge from 0 to 1 comes out as
-    1. What lies outside the image repeats its border.
+    The magnitude is divided by 4 and clipped to 1, so that a straight edge from 0 to 1 gives 1.
+    Beyond its border the image repeats the border pixels.
 
     Examples
     --------
@@ -544,7 +544,7 @@ class Solarize(ViewPart):
 
 
 def _updated(batch: Tensor, chosen: Tensor, operation, *params: Tensor) -> Tensor:
-    """Copy the batch, with ``operation(rows, *their_params)`` in place of the chosen rows."""
+    """Copy the batch, with the chosen rows replaced by ``operation(rows, *their_params)``."""
     views = batch.clone()
     update_rows(views, chosen, operation, *params)
     return views

@@ -1,10 +1,10 @@
 """Random views: parameters drawn for each sample, then applied to the whole batch at once.
 
 An augmentation is called as ``augmentation(batch, generator)`` and returns a view. Its
-``make_params`` draws where the generator lives, its ``apply`` makes the pixels where the batch
-lives. Training draws on the CPU: a seed then gives the same views on every device, and choosing
-the samples that an operation applies to never waits for a GPU. ``validate`` refuses options out of
-range, and ``skipped(shape)`` names what does not apply to images of shape (c, h, w).
+``make_params`` draws on the device of the generator, its ``apply`` makes the pixels on that of the
+batch. Training draws on the CPU: a seed then gives the same views on every device, and choosing
+the samples that an operation applies to never waits for a GPU. ``validate`` raises an error for
+options out of range, and ``skipped(shape)`` lists what does not apply to images of shape (c, h, w).
 """
 
 import math
@@ -80,10 +80,10 @@ _LARGEST_SHARP_SIDE = 32  # the paper does not blur CIFAR-10 (appendix B.9)
 
 
 class SimCLRAugmentation(BaseEstimator):
-    """Views of photographs as in the paper: crop, flip, colour, grayscale, blur.
+    """Views of photographs as in the paper: crop, flip, colour jitter, greyscale, blur.
 
-    Every sample draws its own parameters, the order of its colour operations included. The
-    results equal torchvision's functional operations on the same parameters.
+    Parameters are drawn separately for each sample, including the order of the colour operations.
+    The results equal those of torchvision's functional operations with the same parameters.
 
     Parameters
     ----------
@@ -94,22 +94,22 @@ class SimCLRAugmentation(BaseEstimator):
         Probability of a horizontal flip.
     color_strength : float, default=0.5
         The paper's s, >= 0: brightness, contrast and saturation change by factors within
-        ``1 ± 0.8 s``, the hue within ``± 0.2 s`` turns (at most half a turn). 1 in the paper for
+        ``1 ± 0.8 s``, the hue within ``± 0.2 s`` turns (at most half a turn). The paper uses 1 for
         ImageNet, 0.5 for CIFAR-10. Images without exactly 3 channels have no saturation and no hue.
     color_p : float, default=0.8
         Probability that a sample's colours change.
     grayscale_p : float, default=0.2
-        Probability that a sample loses its colours; only images of 3 channels have any.
+        Probability that a sample is converted to grey; only for images with 3 channels.
     blur_p : float, default=0.5
-        Probability of a Gaussian blur with a sigma from [0.1, 2] pixels and a kernel of a tenth
-        of the side. Views of at most 32 pixels are never blurred, as in the paper.
+        Probability of a Gaussian blur with a sigma in [0.1, 2] pixels and a kernel of a tenth of
+        the side. Views of at most 32 pixels per side are never blurred, as in the paper.
     size : int or None, default=None
-        Side of the views in pixels; None: as high and wide as the images.
+        Side of the views in pixels; None: the height and width of the images.
 
     Notes
     -----
-    What does not apply to images without exactly 3 channels is skipped, and `fit` warns of it,
-    unless the augmentation was chosen by "auto".
+    Operations that do not apply to images without exactly 3 channels are skipped, and `fit` warns
+    about them unless the augmentation was chosen by "auto".
 
     References
     ----------
@@ -161,7 +161,7 @@ class SimCLRAugmentation(BaseEstimator):
         Parameters
         ----------
         batch : Tensor of shape (n, c, h, w)
-            Images in [0, 1], or as bytes.
+            Images in [0, 1], or of uint8.
         generator : torch.Generator
             Source of the randomness.
 
@@ -178,7 +178,7 @@ class SimCLRAugmentation(BaseEstimator):
         check_range("crop_scale", self.crop_scale, self, upper=1)
 
     def skipped(self, shape: tuple[int, int, int]) -> list[str]:
-        """Name what is left out of images of shape (c, h, w)."""
+        """List what is skipped for images of shape (c, h, w)."""
         if shape[0] == 3:
             return []
         names = {
@@ -216,25 +216,25 @@ class SimCLRAugmentation(BaseEstimator):
 
 
 class AffineAugmentation(BaseEstimator):
-    """Views of digits, characters and textures: small affine maps and noise, no flip, no colour.
+    """Views of digits, characters and textures: small affine maps and noise, no flip or colour.
 
     Parameters
     ----------
     degrees : float, default=15
-        Largest rotation to either side, in degrees, >= 0.
+        Largest rotation in either direction, in degrees, >= 0.
     translate : float, default=0.1
-        Largest shift to either side, as a share of the height and of the width, >= 0.
+        Largest shift in either direction, as a share of the height and of the width, >= 0.
     scale : tuple of (float, float), default=(0.8, 1.2)
         Smallest and largest magnification, > 0.
     shear : float, default=10
-        Largest shear along each axis to either side, in degrees, in [0, 90).
+        Largest shear along each axis in either direction, in degrees, in [0, 90).
     noise : float, default=0.1
         Standard deviation of the Gaussian noise added to pixels in [0, 1], >= 0.
 
     Notes
     -----
-    What lies outside the image repeats its border. Interpolation is bilinear. The maps equal
-    torchvision's ``affine`` on the same parameters, wherever that stays inside the image.
+    Beyond its border the image repeats the border pixels. Interpolation is bilinear. The maps equal
+    torchvision's ``affine`` with the same parameters wherever that stays inside the image.
 
     Examples
     --------
@@ -304,7 +304,7 @@ class FeatureCorruption(BaseEstimator):
     """Views of vectors as in SCARF: random features take the value of another sample.
 
     A share `rate` of each sample's features is replaced by draws from their empirical marginal
-    distributions, that is, by the same feature of samples picked at random from the batch, a
+    distributions, that is, by the same feature of samples drawn at random from the batch, itself a
     random part of the data. As in SCARF, one view of a pair is corrupted and the other is the
     sample itself.
 
@@ -356,7 +356,7 @@ class FeatureCorruption(BaseEstimator):
         self._validate_params()
 
     def make_params(self, shape: tuple[int, ...], generator: Generator) -> dict[str, Tensor]:
-        """Draw which features of a batch of shape (n, d) are replaced, and by whose."""
+        """Draw which features of a batch of shape (n, d) are replaced, and from which samples."""
         n, d = shape
         n_corrupted = max(1, math.floor(self.rate * d + 1e-9))  # 0.7 * 90 is 62.99...
         return {
@@ -373,12 +373,12 @@ class FeatureCorruption(BaseEstimator):
 def resolve_augmentation(augmentation, image_shape: tuple | None, view_size: int | None):
     """Turn the parameter `augmentation` into a callable; an augmentation object is copied.
 
-    Warns of what an augmentation asked for leaves out of images of this shape, (h, w, c).
+    Warns about what a requested augmentation skips for images of this shape, (h, w, c).
 
     Raises
     ------
     ValueError
-        If an option is out of range, or the augmentation is a class or for other data.
+        If an option is out of range, or the augmentation is a class or made for other data.
     """
     is_auto = augmentation == "auto"
     if is_auto:
@@ -425,7 +425,7 @@ _FOR_IMAGES = (SimCLRAugmentation, AffineAugmentation, Compose, ViewPart)
 
 def _auto_augmentation(image_shape: tuple | None):
     if image_shape is None:
-        return FeatureCorruption(0.4)  # of small tables the paper's 0.6 leaves too little
+        return FeatureCorruption(0.4)  # for small tables the paper's 0.6 leaves too little
     return AffineAugmentation() if image_shape[2] == 1 else SimCLRAugmentation()
 
 
@@ -440,7 +440,7 @@ def makes_size(augmentation) -> bool:
 
 
 def takes_bytes(augmentation) -> bool:
-    """Whether an augmentation begins with a crop of ours, which reads bytes too, at less cost."""
+    """Whether an augmentation begins with our own crop, which reads uint8 too, at less cost."""
     if type(augmentation) is Compose:
         return takes_bytes(augmentation.steps[0][1])
     return type(augmentation) in (SimCLRAugmentation, Crop)  # a subclass may do other things first

@@ -1,11 +1,11 @@
 """Callbacks that measure held-out samples while a transformer is trained.
 
 They are set by :meth:`SimCLRTransformer.set_callbacks
-<sklearn_simclr.SimCLRTransformer.set_callbacks>`, beside those of scikit-learn:
-:class:`sklearn.callback.ProgressBar`, and :class:`sklearn.callback.ScoringMonitor`, which scores
-the samples that are trained on, and those only if there is a y. What is here measures samples that
-the training does not see, with or without labels. Measuring changes nothing about the training: it
-comes to the same, to the last bit.
+<sklearn_simclr.SimCLRTransformer.set_callbacks>`, as are those of scikit-learn:
+``sklearn.callback.ProgressBar``, and ``sklearn.callback.ScoringMonitor``, which scores the samples
+that are trained on, and only if there is a y. The callbacks of this module measure samples that are
+not trained on, with or without labels. Measuring does not affect training: the result is the same,
+to the last bit.
 
 scikit-learn's callbacks are experimental and may change.
 """
@@ -21,8 +21,8 @@ from sklearn_simclr.metrics import SCORERS
 
 __all__ = ["EarlyStopping", "MeasureHistory"]
 
-_EPOCH = "epoch"  # what fit calls the task that is an epoch
-_COLUMNS = ("fit", "epoch", "loss")  # of a history, beside the measures
+_EPOCH = "epoch"  # name that fit gives to the task of an epoch
+_COLUMNS = ("fit", "epoch", "loss")  # of a history, in addition to the measures
 
 
 class MeasureHistory(BaseEstimator):
@@ -31,45 +31,44 @@ class MeasureHistory(BaseEstimator):
     Parameters
     ----------
     X_val : array-like
-        Samples that are not trained on, as the transformer takes them; in a pipeline, as the steps
-        before it leave them.
+        Samples that are not trained on, in any form that the transformer accepts; in a pipeline,
+        as transformed by the steps before it.
     y_val : array-like of shape (n,), default=None
-        Their labels, for measures that read them. They are of no use to the training.
+        Their labels, for measures that need them. They are not used for training.
     scoring : str, callable, list or dict, default="contrastive_accuracy"
-        What is measured: "contrastive_accuracy", "rankme", "knn", "neg_alignment" or
+        What to measure: "contrastive_accuracy", "rankme", "knn", "neg_alignment" or
         "neg_uniformity", which are the scorers of :mod:`sklearn_simclr.metrics`, the last two
-        being minus the measures; a list of such names; any other scorer
-        ``scorer(transformer, X_val, y_val)``; or a dict of these by names of your own. Of "knn",
-        each sample is given the label of its nearest neighbours among the other held-out samples.
+        being the negative measures; a list of such names; any other scorer
+        ``scorer(transformer, X_val, y_val)``; or a dict of these by names of your own. For "knn",
+        each sample is classified by its nearest neighbours among the other held-out samples.
     every : int, default=1
-        Epochs from one evaluation to the next, >= 1.
+        Number of epochs from one evaluation to the next, >= 1.
 
     Attributes
     ----------
     history_ : list of dict
-        A row an evaluation, in order, of all trainings since this was made: ``"fit"``, the number
-        of the training, ``"epoch"``, the epochs the encoder has been trained for, ``"loss"``, the
-        mean loss of the last of them, and the measures by their names; a single callable's is
-        "score". The first row of a training, before its first epoch, is of the weights it starts
-        from, whose loss is NaN if they are untrained. The last one is of the weights it ends with,
-        whatever `every` is.
+        One row per evaluation, in order, of all training runs since this object was created:
+        ``"fit"``, the number of the run, ``"epoch"``, the number of epochs the encoder has been
+        trained for, ``"loss"``, the mean loss of the last of them, and the measures by their names,
+        "score" for a single callable. The first row of a run, before its first epoch, is for its
+        initial weights; the loss is NaN if they are untrained. The last row is for its final
+        weights, whatever `every` is.
 
     See Also
     --------
     EarlyStopping : Stop when a measure no longer improves.
-    sklearn.callback.ScoringMonitor : Scores the samples that are trained on.
 
     Notes
     -----
-    The rows come back from the processes of a grid search with ``n_jobs``, and are numbered as in
-    its ``cv_results_``: the splits of the first candidate, those of the second, and so on, and the
-    refit at the end. Clones of a transformer share its callbacks.
+    The rows are also collected from the processes of a grid search with ``n_jobs``, and numbered as
+    in its ``cv_results_``: the splits of the first candidate, those of the second, and so on, and
+    the refit at the end. Clones of a transformer share its callbacks.
 
     An evaluation rebuilds the network from a copy of the weights, which is taken after every epoch,
-    and takes as long as `transform` or `score` on `X_val`. A thousand samples tell enough.
+    and takes as long as `transform` or `score` on `X_val`. A thousand samples are enough.
 
-    A pickled transformer has its callbacks, `X_val` included, in it; ``set_callbacks()`` takes them
-    off. The cache of a pipeline does not know a transformer with callbacks again.
+    A pickled transformer contains its callbacks, including `X_val`; ``set_callbacks()`` removes
+    them. The cache of a pipeline does not recognise a transformer with callbacks.
 
     Examples
     --------
@@ -100,7 +99,7 @@ class MeasureHistory(BaseEstimator):
         self.y_val = y_val
         self.scoring = scoring
         self.every = every
-        # From here on, so that copies in other processes write into this one's log.
+        # Created here, so that copies in other processes write to the log of this object.
         self._log = ScoringMonitor(scoring=_as_given)
 
     @property
@@ -120,18 +119,18 @@ class MeasureHistory(BaseEstimator):
         return [{"fit": fits.index(key[:2]), **rows[key]} for key in sorted(rows)]
 
     def setup(self, estimator, context):
-        """Check the parameters; see :class:`sklearn.callback.FitCallback`."""
+        """Check the parameters; see ``sklearn.callback.FitCallback``."""
         self._validate_params()
         _check_followed(self, estimator)
         _resolve_scorers(self)
 
     def on_fit_task_begin(self, estimator, context, *, fitted_estimator=None):
-        """Measure the weights that a training starts from, which tells of mistakes early."""
+        """Measure the initial weights of a training run, which reveals mistakes early."""
         if fitted_estimator is not None:
             self._measure(estimator, context, fitted_estimator)
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
-        """Measure the weights after every so many epochs, and those at the end."""
+        """Measure the weights after every `every` epochs, and at the end."""
         if self._is_due(context, fitted_estimator):
             self._measure(estimator, context, fitted_estimator)
 
@@ -139,7 +138,7 @@ class MeasureHistory(BaseEstimator):
         """Do nothing."""
 
     def _is_due(self, context, fitted) -> bool:
-        """Whether a task ends at which to measure."""
+        """Whether to measure at the end of a task."""
         rest = fitted.n_iter_ % self.every
         return (rest == 0) == (context.task_name == _EPOCH)
 
@@ -154,11 +153,11 @@ class MeasureHistory(BaseEstimator):
                 raise ValueError(
                     f"The measure {name!r} of X_val failed after {fitted.n_iter_} epochs, "
                     f"scoring={self.scoring!r}: {type(error).__name__}: {message}. Pass an X_val "
-                    "like the X of fit, labels in y_val to scorers that read them, and scorers "
+                    "like the X of fit, labels in y_val for scorers that need them, and scorers "
                     "that return one number."
                 ) from error
         row = {"epoch": fitted.n_iter_, "loss": fitted.loss_, **measures}
-        # scikit-learn's monitor brings the row to the process that reads it, for which it wants an
+        # scikit-learn's monitor passes the row to the process that reads it, for which it needs an
         # X and a y, and scorers for each estimator.
         self._log.setup(estimator, context)
         try:
@@ -169,18 +168,18 @@ class MeasureHistory(BaseEstimator):
 
 
 class EarlyStopping(BaseEstimator):
-    """Stop a training when a measure of held-out samples no longer improves.
+    """Stop training when a measure of held-out samples no longer improves.
 
     Parameters
     ----------
     X_val, y_val : array-like
         As in :class:`MeasureHistory`.
     scoring : str or callable, default="contrastive_accuracy"
-        What is measured, as in :class:`MeasureHistory`. Higher is better, as with all scorers.
+        What to measure, as in :class:`MeasureHistory`. Higher is better, as for all scorers.
     every : int, default=1
-        Epochs from one evaluation to the next, >= 1.
+        Number of epochs from one evaluation to the next, >= 1.
     patience : int, default=10
-        Evaluations without improvement after which the training stops, >= 1.
+        Number of evaluations without improvement after which training stops, >= 1.
     min_delta : float, default=0.0
         Smallest increase over the best score so far that counts as an improvement, >= 0.
 
@@ -196,16 +195,17 @@ class EarlyStopping(BaseEstimator):
     Notes
     -----
     The transformer keeps the weights of the last epoch, not those of the best: a callback can stop
-    a training but not change what it has come to. The learning rate falls with a cosine over
-    `max_epochs`, so that a training that is stopped ends while it is still high, and is not the
-    training that `max_epochs` set to as many epochs would be. Stopping is there to end what has
-    gone wrong, or is no longer worth its time.
+    training but not change its result. The learning rate decays with a cosine over `max_epochs`, so
+    a run that is stopped ends while it is still high, and differs from a run with `max_epochs` set
+    to that number of epochs. Stopping is meant to end a run that has gone wrong, or is no longer
+    worth its time.
 
-    "neg_alignment" is best where all features are alike, and "rankme" and "neg_uniformity" tell how
-    spread features are, not what of: go by them only if you know that they tell on your data.
+    "neg_alignment" is best if all features are the same, and "rankme" and "neg_uniformity" measure
+    how spread out features are, not what they represent: use them only if you know that they are
+    informative on your data.
 
-    The weights before the first epoch do not count. Each call of `fit` counts anew, also one that
-    goes on from a checkpoint. A training that was stopped stays stopped when `fit` finds its
+    The weights before the first epoch do not count. Each call of `fit` starts counting again, even
+    if it resumes from a checkpoint. A run that was stopped stays stopped when `fit` finds its
     checkpoint, as long as callbacks of the same classes are set.
 
     References
@@ -256,7 +256,7 @@ class EarlyStopping(BaseEstimator):
         return self._history.history_
 
     def setup(self, estimator, context):
-        """Check the parameters; see :class:`sklearn.callback.FitCallback`."""
+        """Check the parameters; see ``sklearn.callback.FitCallback``."""
         self._validate_params()
         self._history.set_params(
             X_val=self.X_val, y_val=self.y_val, scoring=self.scoring, every=self.every
@@ -266,11 +266,11 @@ class EarlyStopping(BaseEstimator):
         self._progress[estimator] = -math.inf, 0
 
     def on_fit_task_begin(self, estimator, context, *, fitted_estimator=None):
-        """Measure the weights that a training starts from, which tells of mistakes early."""
+        """Measure the initial weights of a training run, which reveals mistakes early."""
         self._history.on_fit_task_begin(estimator, context, fitted_estimator=fitted_estimator)
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
-        """Measure the weights after every so many epochs; return whether it is time to stop."""
+        """Measure the weights after every `every` epochs; return whether to stop."""
         if not self._history._is_due(context, fitted_estimator):
             return False
         (score,) = self._history._measure(estimator, context, fitted_estimator).values()
@@ -281,21 +281,21 @@ class EarlyStopping(BaseEstimator):
         return n_worse >= self.patience
 
     def teardown(self, estimator, context):
-        """Forget the training."""
+        """Discard the state of the training run."""
         self._progress.pop(estimator, None)
 
 
 def _as_given(estimator, row, y):
-    """Stand in for a scorer: the row has been measured already."""
+    """Stand in for a scorer: the row has already been measured."""
     return {"row": row}
 
 
 def _check_followed(callback, estimator) -> None:
-    """Refuse estimators that do not say after each epoch what they have come to."""
+    """Raise an error for estimators that do not pass on their state after each epoch."""
     if not hasattr(estimator, "_view_features"):
         raise TypeError(
             f"{type(callback).__name__} follows a SimCLRTransformer, but was set on "
-            f"{type(estimator).__name__}. Set it on the transformer in it, such as "
+            f"{type(estimator).__name__}. Set it on the transformer inside, such as "
             "pipeline['simclr'].set_callbacks(...) or classifier.transformer.set_callbacks(...)."
         )
 
@@ -312,9 +312,9 @@ def _resolve_scorers(callback) -> dict:
         scorers[name] = SCORERS.get(scorer) if isinstance(scorer, str) else scorer
         if not isinstance(name, str) or name in _COLUMNS or not callable(scorers[name]):
             raise ValueError(
-                f"scoring={scoring!r} of {type(callback).__name__}: {name!r} is no measure, or no "
-                f"name for one. Known are {sorted(SCORERS)}; other scorers are passed in a dict, "
-                f"by names that are none of {_COLUMNS}."
+                f"scoring={scoring!r} of {type(callback).__name__}: {name!r} is not a measure, or "
+                f"not a name for one. Known are {sorted(SCORERS)}; pass other scorers in a dict, "
+                f"under names that are none of {_COLUMNS}."
             )
     if not scorers:
         raise ValueError(

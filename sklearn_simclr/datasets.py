@@ -1,4 +1,4 @@
-"""Images to learn from: lists of image files, and images that are made up."""
+"""Images to learn from: lists of image files, and synthetic images."""
 
 import os
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, Options, validate_params
 
 __all__ = ["load_image_paths", "make_shapes"]
 
-# What `SimCLRTransformer` reads.
+# File extensions that `SimCLRTransformer` reads.
 _SUFFIXES = frozenset(
     ".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
 )
@@ -28,20 +28,20 @@ def load_image_paths(
     shuffle: bool = False,
     random_state=None,
 ) -> Bunch:
-    """List the image files in the folders of a folder, one folder a class.
+    """List the image files in the subfolders of a folder, one subfolder per class.
 
-    Nothing is decoded: `data` is what :class:`~sklearn_simclr.SimCLRTransformer` takes as X. Of a
-    folder without folders in it, its own images are listed, without labels.
+    Nothing is decoded: `data` is what :class:`~sklearn_simclr.SimCLRTransformer` accepts as X. If
+    the folder has no subfolders, the images in it are listed, without labels.
 
     Parameters
     ----------
     root : str or Path
-        The folder. Images in ``root/cats`` and in folders below that are of the class "cats".
+        The folder. Images in ``root/cats`` and in folders below it are of the class "cats".
     categories : iterable of str, default=None
-        Names of the folders to list; None: all of them. Others, and images beside the folders, are
-        left out.
+        Names of the subfolders to list; None: all of them. Others, and images next to the
+        subfolders, are left out.
     shuffle : bool, default=False
-        Whether to shuffle the files, which otherwise come in the order of their paths.
+        Whether to shuffle the files, which are otherwise in the order of their paths.
     random_state : int, RandomState instance or None, default=None
         Seed of the shuffling.
 
@@ -53,27 +53,24 @@ def load_image_paths(
         data : ndarray of shape (n,)
             Paths, each starting with `root`, as str.
         target : ndarray of shape (n,)
-            Numbers of the classes; -1, no label, if `root` holds no folders.
+            Numbers of the classes; -1, no label, if `root` has no subfolders.
         target_names : list of str
             Names of the classes, sorted.
 
     Raises
     ------
     ValueError
-        If `root` is not a folder, `categories` is empty or names one that is not in it, or there
-        are no images.
+        If `root` is not a folder, `categories` is empty or names a subfolder that does not exist,
+        or there are no images.
     OSError
         If a folder cannot be read.
 
-    See Also
-    --------
-    sklearn.datasets.load_files : The same for text files, which it reads.
-
     Notes
     -----
-    Images are told by the ends of their names: .bmp, .gif, .jpg, .jpeg, .jpe, .jfif, .pbm, .pgm,
-    .pnm, .png, .ppm, .tif, .tiff and .webp, in small letters or capitals. Files and folders whose
-    names start with a dot are left out, and so are links to folders within a class.
+    Images are recognised by their extensions: .bmp, .gif, .jpg, .jpeg, .jpe, .jfif, .pbm, .pgm,
+    .pnm, .png, .ppm, .tif, .tiff and .webp, in lower or upper case. Files and folders whose names
+    start with a dot are left out, and so are links to folders within a class.
+    ``sklearn.datasets.load_files`` does the same for text files, which it reads.
 
     Examples
     --------
@@ -106,8 +103,8 @@ def load_image_paths(
         target = [-1] * len(paths)
     if not paths:
         raise ValueError(
-            f"root={str(root)!r} holds no images, neither in folders nor, without any, directly. "
-            f"Looked for names that end in {', '.join(sorted(_SUFFIXES))}."
+            f"root={str(root)!r} holds no images, neither in subfolders nor, if there are none, "
+            f"directly. Looked for names that end in {', '.join(sorted(_SUFFIXES))}."
         )
     data, target = np.array(paths), np.array(target)
     if shuffle:
@@ -137,7 +134,7 @@ def _images_below(folder: Path) -> list[str]:
     """Paths of the images in a folder and in those below it, sorted."""
     found = []
     for parent, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if _is_shown(name)]  # where the walk goes on
+        folders[:] = [name for name in folders if _is_shown(name)]  # where the walk continues
         found += [os.path.join(parent, name) for name in files if _is_image(name)]
     return sorted(found)
 
@@ -164,12 +161,12 @@ def _is_shown(name: str) -> bool:
     prefer_skip_nested_validation=True,
 )
 def make_shapes(n_samples=1000, *, image_size=32, channels=3, random_state=None):
-    """Make images that are somewhat like photographs, each of one shape on a background.
+    """Generate images that are somewhat like photographs, each of one shape on a background.
 
-    There are six classes: cross, disc, ring, square, star and triangle, in this order, each with a
-    surface of its own (stripes, checks, rings, plain, a grid, shading). Place, size, turn and
+    There are six classes: cross, disc, ring, square, star and triangle, in this order, each with
+    its own surface (stripes, checks, rings, plain, a grid, shading). Position, size, rotation and
     colours of the shape are random, and so are the patches, the texture and the colours of the
-    background, the light and the noise. So single pixels tell next to nothing of the class.
+    background, the light and the noise. So single pixels reveal next to nothing about the class.
 
     Parameters
     ----------
@@ -181,14 +178,14 @@ def make_shapes(n_samples=1000, *, image_size=32, channels=3, random_state=None)
     channels : {1, 3}, default=3
         3 for colour, 1 for grey.
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is random.
+        Seed of everything random.
 
     Returns
     -------
     X : ndarray of shape (n_samples, h, w, 3) or (n_samples, h, w)
-        The images, uint8, h and w being `image_size`; grey ones have no axis of channels.
+        The images, uint8, h and w being `image_size`; grey ones have no channel axis.
     y : ndarray of shape (n_samples,)
-        The classes, 0 to 5, in random order. Any two have as many images, or differ by one.
+        The classes, 0 to 5, in random order. Their numbers of images differ by at most one.
 
     Raises
     ------
@@ -197,11 +194,11 @@ def make_shapes(n_samples=1000, *, image_size=32, channels=3, random_state=None)
 
     See Also
     --------
-    load_image_paths : Lists of your own photographs.
+    load_image_paths : List your own photographs.
 
     Notes
     -----
-    1000 images of 32 pixels a side take a fifth of a second.
+    1000 images of 32 pixels per side take a fifth of a second.
 
     Examples
     --------
@@ -223,7 +220,7 @@ def make_shapes(n_samples=1000, *, image_size=32, channels=3, random_state=None)
 
 
 def _draw(labels: np.ndarray, size: int, channels: int, rng: np.random.RandomState) -> np.ndarray:
-    """Draw an image of each class in `labels`, (n, size, size, channels), with pixels in 0..255."""
+    """Draw an image for each of the labels, (n, size, size, channels), with pixels in 0..255."""
     n = len(labels)
     pixels = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = pixels[None, :], pixels[:, None]  # the image is 1 wide and high
@@ -287,7 +284,7 @@ def _uniform(rng: np.random.RandomState, low: float, high: float, *shape: int) -
 def _star(u: np.ndarray, v: np.ndarray, corners: int, inner: float) -> np.ndarray:
     """Signed distance from a star whose corners are 1, its notches `inner` from the middle.
 
-    Right within the sector of the nearest side, which is all that a soft edge needs. With
+    Exact within the sector of the nearest side, which is all that a soft edge needs. With
     ``inner=cos(pi / corners)`` it is the regular polygon.
     """
     half = np.pi / corners

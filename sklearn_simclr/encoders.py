@@ -1,6 +1,6 @@
 """The encoder f(.): networks that turn images or vectors into features h.
 
-An encoder object holds options only; ``build(input_shape)`` makes the network, for images of
+An encoder object only holds options; ``build(input_shape)`` makes the network, for images of
 shape (c, h, w) or vectors of shape (d,).
 """
 
@@ -44,21 +44,21 @@ class ResNetEncoder(BaseEstimator):
     depth : {18, 34, 50, 101, 152}, default=18
         Number of layers.
     width : float, default=1.0
-        Multiplies the channels of every layer, > 0. h has ``512 * width`` features at depth 18
-        and 34, ``2048 * width`` beyond.
+        Factor for the number of channels of every layer, > 0. h has ``512 * width`` features at
+        depths 18 and 34, ``2048 * width`` beyond.
     stem : {"auto", "small", "large"}, default="auto"
-        The first layers. "large" is the original, a 7x7 convolution of stride 2 and a max-pool,
-        which shrinks the image fourfold. "small" is a 3x3 convolution of stride 1 and no pooling,
-        as the paper uses for CIFAR-10 (appendix B.9). "auto" is small up to 64 pixels a side; with
-        `weights` it is the stem that these have.
+        The first layers. "large" is the original, a 7x7 convolution with stride 2 and max-pooling,
+        which reduces the image fourfold. "small" is a 3x3 convolution with stride 1 and no pooling,
+        as the paper uses for CIFAR-10 (appendix B.9). "auto" is "small" up to 64 pixels per side;
+        with `weights` it is the stem that these have.
     weights : str, path, mapping or torchvision weights, default=None
-        What the training starts from; None: fresh weights. The path of a file that ``torch.save``
-        wrote, which is read without running code; a state dict of tensors or arrays; or a member
-        such as ``torchvision.models.ResNet18_Weights.DEFAULT``, which torchvision downloads. The
-        names are torchvision's, a prefix such as "module." or "encoder." before all of them apart.
-        Those of the classifier ("fc") are left out; everything else has to fit. For images of
-        another number of channels c, each channel of the first convolution becomes the sum over
-        the given ones, divided by c, so that gray images give the same response.
+        Initial weights; None: random ones. The path of a file written by ``torch.save``, which is
+        read without running code; a state dict of tensors or arrays; or a member such as
+        ``torchvision.models.ResNet18_Weights.DEFAULT``, which torchvision downloads. The names
+        must be torchvision's; a common prefix such as "module." or "encoder." is stripped. Those
+        of the classifier ("fc") are ignored; everything else has to fit. For images with another
+        number of channels c, each channel of the first convolution becomes the sum over the given
+        ones, divided by c, so that grey images give the same response.
 
     References
     ----------
@@ -80,7 +80,7 @@ class ResNetEncoder(BaseEstimator):
         "stem": [StrOptions({"auto", "small", "large"})],
         "weights": WEIGHTS_CONSTRAINT,
     }
-    weights = None  # of objects that were pickled before there was this parameter
+    weights = None  # for objects that were pickled before this parameter existed
 
     def __init__(self, depth=18, *, width=1.0, stem="auto", weights=None):
         self.depth = depth
@@ -89,7 +89,7 @@ class ResNetEncoder(BaseEstimator):
         self.weights = weights
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """Make the network for images of shape (c, h, w), with fresh weights or those given.
+        """Make the network for images of shape (c, h, w), with random weights or those given.
 
         Raises
         ------
@@ -114,7 +114,7 @@ class ResNetEncoder(BaseEstimator):
 
 
 def _stem(sides: list[int], weights: dict[str, Tensor] | None) -> str:
-    """Choose the stem by the kernel of the first convolution in the weights, else by the sides."""
+    """Choose the stem by the kernel of the first convolution in the weights, else by the size."""
     names = [name for name in weights or () if name.endswith("conv1.weight")]
     if names:
         kernel = weights[min(names, key=len)].shape[2:]  # blocks have longer names
@@ -125,7 +125,7 @@ def _stem(sides: list[int], weights: dict[str, Tensor] | None) -> str:
 def _resnet(
     block, n_blocks: tuple[int, ...], in_channels: int, width: float, stem: str
 ) -> nn.Sequential:
-    """Put torchvision's blocks together under its names, with any stem and width."""
+    """Assemble torchvision's blocks under its names, with any stem and width."""
     planes = [max(1, round(64 * width * 2**stage)) for stage in range(4)]
     kernel, stride = (3, 1) if stem == "small" else (7, 2)
     network = nn.Sequential()
@@ -158,16 +158,16 @@ def _block(block, in_planes: int, planes: int, stride: int) -> nn.Module:
 
 
 class ConvNetEncoder(BaseEstimator):
-    """Small convolutional network for images of few pixels, such as digits and characters.
+    """Small convolutional network for small images, such as digits and characters.
 
-    Layers of 3x3 convolution, batch normalisation and ReLU. The channels double at every second
-    layer, where the image also shrinks by half as long as 4 pixels a side are left; h is the
-    average over the last feature map.
+    Each layer is a 3x3 convolution, batch normalisation and ReLU. After every second layer the
+    number of channels doubles, and the image is halved as long as 4 pixels per side are left; h is
+    the average over the last feature map.
 
     Parameters
     ----------
     width : int, default=64
-        Channels of the first layer, >= 1.
+        Number of channels of the first layer, >= 1.
     n_layers : int, default=4
         Number of layers, >= 1. h has ``width * 2 ** ((n_layers - 1) // 2)`` features.
 
@@ -190,7 +190,7 @@ class ConvNetEncoder(BaseEstimator):
         self.n_layers = n_layers
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """Make the network for images of shape (c, h, w), with fresh weights.
+        """Make the network for images of shape (c, h, w), with random weights.
 
         Raises
         ------
@@ -227,8 +227,8 @@ class MLPEncoder(BaseEstimator):
     hidden_dim : int, default=256
         Width of every layer and of h, >= 1.
     n_layers : int, default=2
-        Number of layers of linear map, batch normalisation and ReLU, >= 1. SCARF has 4, which did
-        better on one of three small tables and worse on another, and takes longer.
+        Number of layers, >= 1, each a linear map, batch normalisation and ReLU. SCARF uses 4, which
+        did better on one of three small tables, worse on another, and takes longer.
 
     References
     ----------
@@ -252,7 +252,7 @@ class MLPEncoder(BaseEstimator):
         self.n_layers = n_layers
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """Make the network for vectors (d,), with fresh weights.
+        """Make the network for vectors (d,), with random weights.
 
         Raises
         ------
@@ -290,13 +290,13 @@ def torchvision_names() -> list[str]:
 
 
 class TorchvisionEncoder(BaseEstimator):
-    """A torchvision classification network without its classifier; h is what that was given.
+    """A torchvision classification network without its classifier; h is the classifier's input.
 
-    Networks made for ImageNet, most of which shrink an image 32 times. Many take images of any
-    size. These need larger ones, in pixels of the shorter side: Swin 4, GoogLeNet 15, SqueezeNet
-    17 (version 1.1) or 21, DenseNet 29, ConvNeXt and VGG 32, AlexNet 63, Inception 75. Vision
-    transformers take square images whose side is a multiple of their patch (14, 16 or 32, the
-    number in their name), MaxViT square images of 224 or a multiple.
+    The networks were made for ImageNet, and most reduce an image 32-fold. Many take images of any
+    size. These need a minimum, in pixels of the shorter side: Swin 4, GoogLeNet 15, SqueezeNet 17
+    (version 1.1) or 21, DenseNet 29, ConvNeXt and VGG 32, AlexNet 63, Inception 75. Vision
+    transformers take square images whose side is a multiple of their patch size (14, 16 or 32, the
+    number in their name), MaxViT those whose side is a multiple of 224.
 
     Parameters
     ----------
@@ -304,8 +304,8 @@ class TorchvisionEncoder(BaseEstimator):
         One of :func:`torchvision_names`. "resnet18" is torchvision's own, with the stem for large
         images, unlike `ResNetEncoder`.
     weights : str, path, mapping or torchvision weights, default=None
-        What the training starts from, as in `ResNetEncoder`. Position embeddings of vision
-        transformers are interpolated to the size of the images.
+        Initial weights, as in `ResNetEncoder`. Position embeddings of vision transformers are
+        interpolated to the size of the images.
 
     Examples
     --------
@@ -326,7 +326,7 @@ class TorchvisionEncoder(BaseEstimator):
         self.weights = weights
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """Make the network for images of shape (c, h, w), with fresh weights or those given.
+        """Make the network for images of shape (c, h, w), with random weights or those given.
 
         Raises
         ------
@@ -351,7 +351,7 @@ class TorchvisionEncoder(BaseEstimator):
 
 
 def _torchvision(name: str, height: int, width: int) -> nn.Module:
-    """Make a torchvision network with fresh weights, its classifier included."""
+    """Make a torchvision network with random weights, including its classifier."""
     options: dict = {"num_classes": 1}
     if name.startswith("vit_"):
         options["image_size"] = height
@@ -370,9 +370,9 @@ def _torchvision(name: str, height: int, width: int) -> nn.Module:
 
 
 def _remove_classifier(network: nn.Module) -> str:
-    """Put nothing in the place of the last layer, and of the dropout just before it.
+    """Remove the last layer, and the dropout just before it.
 
-    Returns the name that the last layer had.
+    Returns the name of the last layer.
     """
     if isinstance(getattr(network, "dropout", None), nn.Dropout):
         network.dropout = nn.Identity()
@@ -390,9 +390,9 @@ def _remove_classifier(network: nn.Module) -> str:
 
 
 def _fit_first_convolution(network: nn.Module, channels: int) -> str:
-    """Make the first convolution one of `channels`, and return its name.
+    """Give the first convolution `channels` input channels, and return its name.
 
-    Its fresh weights are scaled such that the response to the channels is as large as before.
+    Its random weights are scaled so that the response to the channels is as large as before.
     """
     name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
     if channels == old.in_channels:
@@ -409,8 +409,8 @@ def _fit_first_convolution(network: nn.Module, channels: int) -> str:
 def resolve_encoder(encoder, input_shape: tuple[int, ...], n_samples: int):
     """Turn the parameter `encoder` into what `build_encoder` takes.
 
-    "auto" is an MLP for vectors, a small convolutional network below 24 pixels a side, and beyond
-    a ResNet-18 whose width grows with the number of images. Encoder objects and modules are
+    "auto" is an MLP for vectors, a small convolutional network below 24 pixels per side, and a
+    ResNet-18 whose width grows with the number of images beyond. Encoder objects and modules are
     copied, so that the user cannot change them later.
 
     Raises
@@ -423,7 +423,7 @@ def resolve_encoder(encoder, input_shape: tuple[int, ...], n_samples: int):
     if isinstance(encoder, torch.jit.ScriptModule):
         raise ValueError(
             f"encoder={type(encoder).__name__} is a scripted module, copies of which cannot be "
-            "trained. Pass the module that it was made of, or a function that returns it."
+            "trained. Pass the module that it was made from, or a function that returns it."
         )
     if isinstance(encoder, nn.Module):
         return copy.deepcopy(encoder).cpu()
@@ -446,7 +446,7 @@ def _auto_encoder(input_shape: tuple[int, ...], n_samples: int):
 
 
 def _by_name(name: str):
-    """Encoder object for a name; ResNets are those of this module, which fit small images."""
+    """Encoder object for a name; ResNets are those of this module, which suit small images."""
     if name == "mlp":
         return MLPEncoder()
     if name.startswith("resnet"):
@@ -455,15 +455,15 @@ def _by_name(name: str):
 
 
 def without_weights(encoder, network: nn.Module | None = None):
-    """Return the encoder without the weights it starts from, which only say how training begins.
+    """Return the encoder without its initial weights, which only matter when training begins.
 
     Parameters
     ----------
     encoder
-        An encoder of any kind; those that start from no weights are returned as they are.
+        An encoder of any kind; those without initial weights are returned unchanged.
     network : nn.Module, default=None
-        What the encoder has built. The stem is then fixed, if the weights have chosen it, so that
-        the result builds such a network again.
+        The network that the encoder has built. If the weights determined the stem, it is then
+        fixed, so that the result builds the same architecture again.
     """
     if not isinstance(encoder, ResNetEncoder | TorchvisionEncoder) or encoder.weights is None:
         return encoder
@@ -474,7 +474,7 @@ def without_weights(encoder, network: nn.Module | None = None):
 
 
 def _shown(encoder) -> str:
-    """How a message calls an encoder: without its weights, torchvision's networks by their name."""
+    """Name an encoder in a message: without its weights, torchvision's networks by their name."""
     if isinstance(encoder, TorchvisionEncoder):
         return repr(encoder.name)
     return repr(without_weights(encoder))
@@ -483,8 +483,8 @@ def _shown(encoder) -> str:
 def build_encoder(encoder, input_shape: tuple[int, ...]) -> nn.Module:
     """Make the network of a resolved encoder on the CPU in float32.
 
-    Fresh weights come from torch's global generator. The user's own module keeps its weights, an
-    encoder object may start from given ones; a factory is called.
+    Random weights come from torch's global generator. A user's module keeps its weights, an
+    encoder object may have initial ones; a factory is called.
 
     Raises
     ------
@@ -503,10 +503,10 @@ def build_encoder(encoder, input_shape: tuple[int, ...]) -> nn.Module:
         raise TypeError(
             f"The 'encoder' factory must return an nn.Module, got {type(network).__name__}."
         )
-    network = network.cpu().float()  # complex numbers stay what they are
+    network = network.cpu().float()  # complex numbers stay complex
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.contiguous())  # into an expanded one nothing can be loaded
+            setattr(module, name, buffer.contiguous())  # expanded ones cannot be loaded into
     return network
 
 
@@ -521,7 +521,7 @@ def _call_factory(factory):
 
 
 def feature_dim(network: nn.Module, input_shape: tuple[int, ...], encoder) -> int:
-    """Width of the features h, by a trial with two blank samples.
+    """Return the width of the features h, found by passing two blank samples.
 
     Raises
     ------

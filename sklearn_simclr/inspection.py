@@ -1,9 +1,9 @@
-"""Displays of a training and of what it has learned, in the manner of scikit-learn's.
+"""Displays of a training run and of the learned features, in the style of scikit-learn's displays.
 
-Each is made by its ``from_estimator``, from a fitted or, to look at views, an unfitted
+Each is created by its ``from_estimator``, from a fitted or, to look at views, an unfitted
 :class:`~sklearn_simclr.SimCLRTransformer` or :class:`~sklearn_simclr.SimCLRClassifier`, or from a
-pipeline with one of these as a step; steps before it transform X first. A display keeps the plain
-arrays that it draws, and its ``plot`` draws them again. They need matplotlib.
+pipeline with one of these as a step; steps before it transform X first. A display stores the arrays
+that it draws, and its ``plot`` draws them again. They need matplotlib.
 """
 
 from collections import Counter
@@ -51,16 +51,16 @@ _PERPLEXITY, _FEWEST_FOR_TSNE = 30, 4
 
 
 class LossCurveDisplay:
-    """The loss over a training.
+    """Loss curve of a training run.
 
-    It is recommended to make one by :meth:`from_estimator`.
+    It is recommended to create one by :meth:`from_estimator`.
 
     Parameters
     ----------
     loss_curve : array-like of shape (n,)
         The loss of each epoch, or of each step.
     xlabel : str, default="epoch"
-        Label of the axis: what the loss was recorded after.
+        Label of the x-axis: what each loss was recorded after.
     name : str, default=None
         Name of the curve, for a legend; None: no legend.
 
@@ -75,8 +75,8 @@ class LossCurveDisplay:
 
     Notes
     -----
-    A network that knows nothing has an NT-Xent loss of about ``ln(2 B - 1)`` with B samples in a
-    batch. That level is not drawn, since a fitted transformer does not tell how many there were;
+    A network that has learned nothing has an NT-Xent loss of about ``ln(2 B - 1)`` with B samples
+    per batch. That level is not drawn, since a fitted transformer does not store B;
     ``display.ax_.axhline`` adds it.
 
     Examples
@@ -126,7 +126,7 @@ class LossCurveDisplay:
             _, ax = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
         name = self.name if name is None else name
         losses = np.asarray(self.loss_curve, dtype=float)
-        # Points show how many there are, and a curve of a single one at all.
+        # Markers show how many points there are, and make a single one visible.
         defaults = {
             "label": legend_label(name),
             "marker": "o" if len(losses) <= 30 else None,
@@ -150,15 +150,15 @@ class LossCurveDisplay:
         Parameters
         ----------
         estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
-            A fitted one.
+            A fitted estimator.
         stage : {"pre_training", "fine_tuning"}, default="pre_training"
-            Of a classifier: the contrastive loss of its transformer, an epoch at a time, or the
-            loss of its fine-tuning and then of its distillation, step by step. A transformer has
-            the first only.
+            For a classifier: the contrastive loss of its transformer, per epoch, or the loss of its
+            fine-tuning followed by that of its distillation, per step. A transformer has only the
+            first.
         name : str, default=None
             Name of the curve, for a legend; None: no legend.
         ax : matplotlib Axes, default=None
-            Where to draw, that of another display for comparison; None: on a new figure.
+            Where to draw, such as the `ax_` of another display to compare; None: on a new figure.
         line_kw : dict, default=None
             Keyword arguments of matplotlib's ``plot``.
 
@@ -172,7 +172,7 @@ class LossCurveDisplay:
         sklearn.exceptions.NotFittedError
             If the estimator is not fitted.
         ValueError
-            If the estimator is of another kind, or has no training of that stage.
+            If the estimator is of another kind, or has no losses of that stage.
 
         Examples
         --------
@@ -215,9 +215,9 @@ def _losses_of_steps(found) -> list[float]:
 
 
 class ViewsDisplay:
-    """Samples beside random views of them: to see whether views keep the meaning.
+    """Samples and random views of them, to see whether the views keep their meaning.
 
-    It is recommended to make one by :meth:`from_estimator`.
+    It is recommended to create one by :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -225,9 +225,9 @@ class ViewsDisplay:
         The samples as the network sees them: pictures in [0, 1], grey or in colour, or standardised
         vectors.
     views : ndarray of shape (n, m, h, w), (n, m, h, w, 3) or (n, m, d)
-        Views of each sample. They may be of another size.
+        Views of each sample. Their size may differ from that of the samples.
     rows : array-like of int of shape (n,), default=None
-        Where the samples are in X.
+        Rows of X that hold the samples.
     feature_names : array-like of str of shape (d,), default=None
         Names of the features of vectors.
 
@@ -236,7 +236,7 @@ class ViewsDisplay:
     axes_ : ndarray of Axes of shape (n, 1 + m), or (n, 1) for vectors
         The axes of the pictures; those of the originals come first.
     images_ : ndarray of AxesImage, of the shape of `axes_`
-        What is drawn on them.
+        The images drawn on them.
     figure_ : matplotlib Figure
         The figure.
 
@@ -257,16 +257,16 @@ class ViewsDisplay:
         self.feature_names = feature_names
 
     def plot(self, ax=None, *, im_kw=None):
-        """Draw a row for each sample: the sample, and its views.
+        """Draw a row per sample: the sample and its views.
 
-        Vectors are drawn as a heat map each, the sample above its views, blue below the mean of a
-        feature and red above it; a dot marks what a view has changed.
+        Vectors are drawn as one heat map per sample, the sample above its views, blue below the
+        mean of a feature and red above it; a dot marks what a view has changed.
 
         Parameters
         ----------
         ax : matplotlib Axes or ndarray of Axes, default=None
-            A subplot whose place is filled, or the `axes_` of an earlier plot of as many pictures;
-            None: a new figure.
+            A subplot whose space is filled, or the `axes_` of an earlier plot with the same number
+            of pictures; None: a new figure.
         im_kw : dict, default=None
             Keyword arguments of matplotlib's ``imshow``.
 
@@ -347,7 +347,7 @@ class ViewsDisplay:
     ):
         """Draw random samples of X, and views of them.
 
-        They are the views that an unfitted estimator would be trained on, with everything "auto"
+        The views are those that an unfitted estimator would be trained on, with every "auto"
         resolved as in `fit`, or those that a fitted one was trained on. So an augmentation can be
         chosen before any training.
 
@@ -357,18 +357,18 @@ class ViewsDisplay:
             Fitted or not. To look at an augmentation, pass
             ``SimCLRTransformer(augmentation=augmentation)``.
         X : array-like
-            Samples in any form that `fit` takes, one or more. An unfitted estimator learns the
+            Samples in any form that `fit` accepts, at least one. An unfitted estimator learns the
             range of the pixels from it.
         n_samples : int, default=6
-            How many samples to draw, >= 1; all, if X has fewer.
+            Number of samples to draw, >= 1; all if X has fewer.
         n_views : int, default=6
-            How many views of each, >= 1.
+            Number of views of each, >= 1.
         channels : int or tuple of three int, default=None
             The number of the channel to draw in grey, or those of the channels to draw as red,
             green and blue. None: the first three, or the first if there are fewer. The contrast of
-            images of neither 1 nor 3 channels is stretched, each channel by itself.
+            images with neither 1 nor 3 channels is stretched, separately for each channel.
         random_state : int, RandomState instance or None, default=None
-            Seed of samples and views. None draws others each time.
+            Seed of samples and views. None draws different ones each time.
         ax : matplotlib Axes or ndarray of Axes, default=None
             As in `plot`.
         im_kw : dict, default=None
@@ -383,7 +383,7 @@ class ViewsDisplay:
         ------
         ValueError
             If the estimator is of another kind, a parameter is out of range, X and the augmentation
-            do not fit, or image files cannot be read.
+            do not match, or image files cannot be read.
 
         Examples
         --------
@@ -421,9 +421,9 @@ class ViewsDisplay:
 
 
 class NeighborsDisplay:
-    """Images beside those whose features are most similar, to see what the network ignores.
+    """Images and those with the most similar features, to see what the network ignores.
 
-    It is recommended to make one by :meth:`from_estimator`.
+    It is recommended to create one by :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -434,16 +434,16 @@ class NeighborsDisplay:
     similarities : ndarray of shape (q, k)
         Cosine similarities of the features, in [-1, 1].
     query_rows, neighbor_rows : ndarray of int of shape (q,) and (q, k), default=None
-        Where the pictures are in X, those of the queries in X_query if they come from there.
+        Rows of X that hold the pictures; rows of X_query if the queries come from there.
     query_labels, neighbor_labels : ndarray of str of shape (q,) and (q, k), default=None
-        Their classes, "" where there is none; None: no labels.
+        Their classes, "" for no label; None: no labels.
 
     Attributes
     ----------
     axes_ : ndarray of Axes of shape (q, 1 + k)
         The axes of the pictures; those of the queries come first.
     images_ : ndarray of AxesImage of shape (q, 1 + k)
-        What is drawn on them.
+        The images drawn on them.
     figure_ : matplotlib Figure
         The figure.
 
@@ -479,7 +479,7 @@ class NeighborsDisplay:
         self.neighbor_labels = neighbor_labels
 
     def plot(self, ax=None, *, im_kw=None):
-        """Draw a row for each query: the query, and its neighbours with their similarities.
+        """Draw a row per query: the query, and its neighbours with their similarities.
 
         With labels, a neighbour of the query's class has a tick and a blue frame, one of another
         class a cross and an orange frame.
@@ -487,8 +487,8 @@ class NeighborsDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or ndarray of Axes, default=None
-            A subplot whose place is filled, or the `axes_` of an earlier plot of as many pictures;
-            None: a new figure.
+            A subplot whose space is filled, or the `axes_` of an earlier plot with the same number
+            of pictures; None: a new figure.
         im_kw : dict, default=None
             Keyword arguments of matplotlib's ``imshow``.
 
@@ -574,35 +574,35 @@ class NeighborsDisplay:
         ax=None,
         im_kw=None,
     ):
-        """Draw images, and those of X that are nearest to them by cosine similarity of features.
+        """Draw images, and their nearest neighbours in X by cosine similarity of the features.
 
-        The features are what `transform` returns, by default h. A query out of X is not its own
+        The features are what `transform` returns, by default h. A query from X is not its own
         neighbour, but a copy of it in another row may be.
 
         Parameters
         ----------
         estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
-            A fitted one. Steps of a pipeline behind the transformer are left out; of a classifier
-            it is the features that it classifies.
+            A fitted estimator. Steps of a pipeline after the transformer are ignored; for a
+            classifier the features are those that it classifies.
         X : array-like
-            Images in any form that `fit` takes, among which the neighbours are sought.
+            Images in any form that `fit` accepts, among which to search for neighbours.
         y : array-like of shape (n,), default=None
-            Classes of the images of X, -1 (the text "-1" among texts) where there is none; where -1
-            and 1 are all there is, both are classes.
+            Classes of the images of X, -1 ("-1" if they are strings) for no label; if y holds only
+            -1 and 1, both are classes.
         queries : int or array-like of int, default=5
-            How many images of X to seek the neighbours of, drawn at random; or their rows in X.
+            Number of images of X to use as queries, drawn at random; or their rows in X.
         X_query : array-like, default=None
-            Images to take the queries from instead of X; `queries` then counts or numbers these.
+            Images to take the queries from instead of X; `queries` then refers to these.
         y_query : array-like, default=None
             Their classes, as in `y`.
         n_neighbors : int, default=6
-            Neighbours of each query, >= 1.
+            Number of neighbours of each query, >= 1.
         channels : int or tuple of three int, default=None
             The number of the channel to draw in grey, or those of the channels to draw as red,
             green and blue. None: the first three, or the first if there are fewer. The contrast of
-            images of neither 1 nor 3 channels is stretched, each channel by itself.
+            images with neither 1 nor 3 channels is stretched, separately for each channel.
         random_state : int, RandomState instance or None, default=None
-            Seed of the choice of queries. None chooses others each time.
+            Seed of the choice of queries. None chooses different ones each time.
         ax : matplotlib Axes or ndarray of Axes, default=None
             As in `plot`.
         im_kw : dict, default=None
@@ -619,7 +619,7 @@ class NeighborsDisplay:
             If the estimator is not fitted.
         ValueError
             If the estimator is of another kind, X holds vectors or too few images, or a parameter
-            does not fit X.
+            does not match X.
 
         Examples
         --------
@@ -649,7 +649,7 @@ class NeighborsDisplay:
             )
         labels = _labels(y, len(of_x))
         if y_query is not None and X_query is None:
-            raise ValueError("y_query holds the classes of X_query, which is None. Pass y alone.")
+            raise ValueError("y_query holds the classes of X_query, which is None. Pass only y.")
         query_labels = labels if X_query is None else _labels(y_query, len(asked))
         rows = _read_queries(queries, len(asked), random_state)
 
@@ -674,9 +674,9 @@ class NeighborsDisplay:
 
 
 class EmbeddingDisplay:
-    """A map of the features in two dimensions, with the images on it as thumbnails.
+    """A map of the features in two dimensions, with images as thumbnails.
 
-    It is recommended to make one by :meth:`from_estimator`.
+    It is recommended to create one by :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -685,16 +685,16 @@ class EmbeddingDisplay:
     pictures : ndarray of shape (n, h, w) or (n, h, w, 3), default=None
         Their thumbnails, in [0, 1], grey or in colour; None: points only.
     labels : ndarray of str of shape (n,), default=None
-        Their classes, "" where there is none.
+        Their classes, "" for no label.
     rows : array-like of int of shape (n,), default=None
-        Where they are in X.
+        Their rows in X.
 
     Attributes
     ----------
     thumbnails_ : list of AxesImage
-        Those that are drawn.
+        The thumbnails that are drawn.
     thumbnail_points_ : ndarray of shape (k,)
-        Numbers of the points whose thumbnails these are.
+        Indices of their points.
     points_ : list of PathCollection
         The points, one artist for each entry of the legend.
     ax_ : matplotlib Axes
@@ -723,8 +723,8 @@ class EmbeddingDisplay:
     def plot(self, ax=None, *, thumbnail_size=0.05, im_kw=None, scatter_kw=None):
         """Draw the map.
 
-        Every point is drawn, and as many thumbnails as do not cover each other. With labels, the
-        ten most frequent classes have a colour each, of the point and of the frame.
+        Every point is drawn, and as many thumbnails as fit without overlapping. With labels, each
+        of the ten most frequent classes has its own colour, for points and frames.
 
         Parameters
         ----------
@@ -767,7 +767,7 @@ class EmbeddingDisplay:
         low, high, side = _window(coordinates, margin=0.6 * thumbnail_size + 0.02)
         if ax is None:
             width, height = 5.4 * (high - low) / side
-            width += 0 if self.labels is None else 1.2  # the legend stands beside the map
+            width += 0 if self.labels is None else 1.2  # the legend is next to the map
             size = max(width, _SHORTEST_SIDE), max(height, _SHORTEST_SIDE)
             _, ax = plt.subplots(figsize=size, layout="compressed")
         groups = _groups(self.labels, len(coordinates))
@@ -840,27 +840,27 @@ class EmbeddingDisplay:
         Parameters
         ----------
         estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
-            A fitted one. Steps of a pipeline behind the transformer are left out; of a classifier
-            it is the features that it classifies.
+            A fitted estimator. Steps of a pipeline after the transformer are ignored; for a
+            classifier the features are those that it classifies.
         X : array-like
-            Samples in any form that `fit` takes. Vectors are drawn as points.
+            Samples in any form that `fit` accepts. Vectors are drawn as points.
         reduction : transformer or array-like of shape (n, 2), default=None
-            What brings the features, as `transform` returns them, to two dimensions by its
-            ``fit_transform``, such as ``PCA(2)``; it is cloned. Or the coordinates themselves, one
-            row for each of X. None is t-SNE by cosine distance, in which near neighbours are near,
-            but distances between groups mean little.
+            Transformer whose ``fit_transform`` reduces the features, as `transform` returns them,
+            to two dimensions, such as ``PCA(2)``; it is cloned. Or the coordinates themselves, one
+            row per row of X. None is t-SNE by cosine distance, which keeps near neighbours close,
+            but whose distances between groups mean little.
         y : array-like of shape (n,), default=None
-            Classes, -1 (the text "-1" among texts) where there is none; where -1 and 1 are all
-            there is, both are classes.
+            Classes, -1 ("-1" if they are strings) for no label; if y holds only -1 and 1, both are
+            classes.
         n_samples : int or None, default=1000
-            How many samples to draw at random, >= 1; all, if X has fewer, or if None.
+            Number of samples to draw at random, >= 1; all if X has fewer, or if None.
         channels : int or tuple of three int, default=None
             The number of the channel to draw in grey, or those of the channels to draw as red,
             green and blue. None: the first three, or the first if there are fewer. The contrast of
-            images of neither 1 nor 3 channels is stretched, each channel by itself.
+            images with neither 1 nor 3 channels is stretched, separately for each channel.
         random_state : int, RandomState instance or None, default=None
-            Seed of the choice of samples, of the order in which thumbnails find a place, and of
-            t-SNE. None draws others each time.
+            Seed of the choice of samples, of the order in which thumbnails are placed, and of
+            t-SNE. None draws different ones each time.
         ax : matplotlib Axes, default=None
             As in `plot`.
         thumbnail_size : float, default=0.05
@@ -880,7 +880,7 @@ class EmbeddingDisplay:
         sklearn.exceptions.NotFittedError
             If the estimator is not fitted.
         ValueError
-            If the estimator is of another kind, or a parameter does not fit X.
+            If the estimator is of another kind, or a parameter does not match X.
 
         Examples
         --------
@@ -921,7 +921,7 @@ class EmbeddingDisplay:
 def _check_images(encoder: Encoder, channels) -> None:
     if encoder.image_shape is None:
         raise ValueError(
-            "X holds vectors, which cannot be shown as pictures. For their neighbours, take "
+            "X holds vectors, which cannot be shown as pictures. For their neighbours, use "
             "sklearn.neighbors.NearestNeighbors(metric='cosine') on transform(X); pass image_shape "
             "to the estimator if the rows of X are images."
         )
@@ -929,7 +929,7 @@ def _check_images(encoder: Encoder, channels) -> None:
 
 
 def _labels(y, n_samples: int) -> np.ndarray | None:
-    """Return the class of each row as text, "" where there is none; None without y."""
+    """Return the class of each row as a string, "" for no label; None without y."""
     if y is None:
         return None
     classes, codes = read_targets(y, n_samples)
@@ -937,25 +937,25 @@ def _labels(y, n_samples: int) -> np.ndarray | None:
 
 
 def _read_queries(queries, n_rows: int, random_state) -> np.ndarray:
-    """Return the rows that are asked for by their numbers, or by how many are to be drawn."""
+    """Return the rows requested by number, or as many as requested at random."""
     if isinstance(queries, Integral):
         check_scalar(queries, "queries", Integral, min_val=1)
         return draw_rows(n_rows, queries, random_source(random_state))
     rows = np.asarray(queries)
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
         raise ValueError(
-            f"queries={queries!r} must be how many rows to draw, or a list of the numbers of rows."
+            f"queries={queries!r} must be the number of rows to draw, or a list of row numbers."
         )
     if rows.min() < 0 or rows.max() >= n_rows:
         raise ValueError(
-            f"queries={queries!r} must number rows from 0 to {n_rows - 1}: there are {n_rows} to "
-            "choose from."
+            f"queries={queries!r} must be row numbers from 0 to {n_rows - 1}: there are {n_rows} "
+            "rows to choose from."
         )
     return rows.astype(np.int64)
 
 
 def _similarities(of_queries: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Return cosines (q, n), in float64, which tells features apart that nearly agree."""
+    """Return cosines (q, n), in float64, which distinguishes features that nearly agree."""
     of_queries = of_queries.astype(np.float64)
     blocks = np.array_split(features, -(-len(features) // _BLOCK_ROWS))
     return np.hstack([cosine_similarity(of_queries, block.astype(np.float64)) for block in blocks])
@@ -968,7 +968,7 @@ def _coordinates(reduction, encoder: Encoder, rows: np.ndarray, *, seed: int) ->
     if reduction is None:
         if len(rows) < _FEWEST_FOR_TSNE:
             raise ValueError(
-                f"reduction=None is t-SNE, which needs {_FEWEST_FOR_TSNE} samples at least, but X "
+                f"reduction=None is t-SNE, which needs at least {_FEWEST_FOR_TSNE} samples, but X "
                 f"gives {len(rows)}. Pass more of them, or reduction=PCA(2)."
             )
         perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
@@ -977,9 +977,9 @@ def _coordinates(reduction, encoder: Encoder, rows: np.ndarray, *, seed: int) ->
     coordinates = np.asarray(clone(reduction, safe=False).fit_transform(features))
     if coordinates.shape != (len(rows), 2):
         raise ValueError(
-            f"reduction={reduction!r} made of features of shape {features.shape} an array of shape "
-            f"{coordinates.shape}, but a map needs {(len(rows), 2)}. Set its number of components "
-            "to 2."
+            f"reduction={reduction!r} turned features of shape {features.shape} into an array of "
+            f"shape {coordinates.shape}, but a map needs {(len(rows), 2)}. Set its number of "
+            "components to 2."
         )
     return coordinates
 
@@ -989,13 +989,13 @@ def _given_coordinates(reduction, n_samples: int) -> np.ndarray:
         met = repr(reduction) if np.ndim(reduction) == 0 else f"shape {np.shape(reduction)}"
         raise ValueError(
             "reduction must be a transformer with fit_transform, such as PCA(2), or coordinates of "
-            f"shape {(n_samples, 2)}, a row for each of X; got {met}."
+            f"shape {(n_samples, 2)}, one row per row of X; got {met}."
         )
     return check_array(reduction, dtype=np.float64, input_name="reduction")
 
 
 def _groups(labels, n_points: int) -> list[tuple[str | None, str, np.ndarray]]:
-    """Return what has a colour of its own: its name, the colour, and the numbers of its points."""
+    """Return the groups with their own colour: name, colour, and indices of the points."""
     if labels is None:
         return [(None, COLORS[0], np.arange(n_points))]
     labels = np.asarray(labels)
@@ -1018,7 +1018,7 @@ def _groups(labels, n_points: int) -> list[tuple[str | None, str, np.ndarray]]:
 def _window(coordinates: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the lower and upper corner of a map, and its longer side.
 
-    `margin` is a share of that side, and left free around the points.
+    `margin` is the share of that side that is left free around the points.
     """
     low, high = coordinates.min(axis=0), coordinates.max(axis=0)
     side = (high - low).max() / (1 - 2 * margin) or 1.0

@@ -1,4 +1,4 @@
-"""Contrastive losses: NT-Xent, and those that it is compared with."""
+"""Contrastive losses: NT-Xent and its alternatives."""
 
 import functools
 import inspect
@@ -17,14 +17,14 @@ __all__ = ["dcl", "margin_triplet", "nt_logistic", "nt_xent", "supcon"]
 def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     """Normalised temperature-scaled cross entropy between two views (NT-Xent).
 
-    Each of the 2n projections has to pick out the other view of its own image among the
+    Each of the 2n projections has to identify the other view of its own image among the
     2n - 1 others, by cosine similarity. The positive stays in the denominator, a projection is
     never compared with itself, and both directions count.
 
     Parameters
     ----------
     z1, z2 : Tensor of shape (n, d), n >= 2
-        Projections of the first and the second view, not normalised; row i of both comes from
+        Projections of the first and the second view, not normalised; row i of both belongs to
         image i.
     temperature : float, default=0.5
         Positive divisor of the cosine similarities.
@@ -33,12 +33,12 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     -------
     Tensor of shape ()
         The mean over the 2n views, in float32 (float64 if the input is). Unrelated projections
-        give about ln(2n - 1). The original code adds up the two directions, which is twice this.
+        give about ln(2n - 1). The original code sums the two directions, which is twice this.
 
     Raises
     ------
     ValueError
-        If the shapes differ, are not (n, d), or n < 2, when there is no negative to compare with.
+        If the shapes differ, are not (n, d), or n < 2, when there are no negatives.
 
     Notes
     -----
@@ -46,9 +46,9 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     temperature of 0.01 bfloat16 would keep one digit of them.
 
     Memory is linear in n. The (2n, 2n) similarities are computed in tiles, as in [2]_. Half of them
-    are kept for the gradient as long as that takes no more than 64 MiB on a CPU, or 256 MiB on
-    another device; beyond, none, and they are computed anew. Only a gradient that is to be
-    differentiated itself, ``create_graph=True``, takes the whole matrix.
+    are kept for the gradient if that takes no more than 64 MiB on a CPU, or 256 MiB on another
+    device; otherwise none are kept, and they are computed again. Only a gradient that is itself to
+    be differentiated, ``create_graph=True``, needs the whole matrix.
 
     References
     ----------
@@ -77,8 +77,8 @@ def nt_logistic(
 
     Each pair of views is classified on its own, as positive or negative: a view u with its
     positive v+ and a negative v- has the loss ``-log sigmoid(u.v+ / temperature)
-    - log sigmoid(-u.v- / temperature)``. Each of the 2n views is a u once, so that both directions
-    count, and its negatives are taken from both views of the other images.
+    - log sigmoid(-u.v- / temperature)``. Each of the 2n views serves as u once, so that both
+    directions count, and its negatives are taken from both views of the other images.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ def nt_logistic(
     temperature : float, default=0.5
         Positive divisor of the cosine similarities.
     semi_hard : bool, default=True
-        True: the one negative of a view is the semi-hard one, the most similar of those less
-        similar than the positive. If there is none, the least similar of all takes its place.
+        True: the only negative of a view is the semi-hard one, the most similar of those less
+        similar than the positive. If there is none, the least similar of all is used.
         False: the second term is the mean over all 2n - 2 negatives.
 
     Returns
@@ -135,9 +135,9 @@ def margin_triplet(
 ) -> Tensor:
     """Triplet loss of the cosine similarities.
 
-    A view u should be more similar to its positive v+ than to a negative v-, by the margin at
-    least: the loss is ``max(u.v- - u.v+ + margin, 0)``. Each of the 2n views is a u once, so that
-    both directions count, and its negatives are taken from both views of the other images.
+    A view u should be more similar to its positive v+ than to a negative v-, by at least the
+    margin: the loss is ``max(u.v- - u.v+ + margin, 0)``. Each of the 2n views serves as u once, so
+    that both directions count, and its negatives are taken from both views of the other images.
 
     Parameters
     ----------
@@ -146,9 +146,9 @@ def margin_triplet(
     margin : float, default=0.4
         In [0, 2], the range of differences of cosines.
     semi_hard : bool, default=True
-        True: the one negative of a view is the semi-hard one, the most similar of those less
-        similar than the positive; beyond the margin it counts for nothing. If there is none, the
-        least similar of all takes its place. False: the mean over all 2n - 2 negatives.
+        True: the only negative of a view is the semi-hard one, the most similar of those less
+        similar than the positive; beyond the margin it contributes nothing. If there is none, the
+        least similar of all is used. False: the mean over all 2n - 2 negatives.
 
     Returns
     -------
@@ -194,8 +194,8 @@ def margin_triplet(
 def dcl(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     """Decoupled contrastive loss: NT-Xent without the positive in the denominator.
 
-    In NT-Xent an easy positive takes the weight off the negatives as well, and the more so the
-    smaller the batch. Here the two do not touch.
+    In NT-Xent an easy positive also reduces the gradient of the negatives, the more so the smaller
+    the batch. Here the two are decoupled.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def dcl(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     -------
     Tensor of shape ()
         The mean over the 2n views, in float32 (float64 if the input is). Unrelated projections
-        give about ln(2n - 2). It goes below zero where positives stand out.
+        give about ln(2n - 2). It is negative if positives stand out.
 
     Raises
     ------
@@ -240,8 +240,8 @@ def supcon(z1: Tensor, z2: Tensor, labels: Tensor, *, temperature: float = 0.5) 
     """Supervised contrastive loss: all views of a class are positives of each other.
 
     It is NT-Xent, averaged for each view over its positives: its own other view, and both views
-    of each image with the same label. Each positive competes with all 2n - 1 other views, those of
-    the same class too.
+    of each image with the same label. Each positive competes with all 2n - 1 other views, including
+    those of the same class.
 
     Parameters
     ----------
@@ -249,8 +249,8 @@ def supcon(z1: Tensor, z2: Tensor, labels: Tensor, *, temperature: float = 0.5) 
         Projections of the two views, as for :func:`nt_xent`.
     labels : Tensor of integers, shape (n,)
         The class of each image; -1 means unlabelled. The only positive of an unlabelled view is
-        its own other view, and to the views of all other images it is a negative. With no label
-        at all the loss is :func:`nt_xent`.
+        its own other view, and it is a negative for the views of all other images. Without any
+        labels the loss is :func:`nt_xent`.
     temperature : float, default=0.5
         Positive divisor of the cosine similarities.
 
@@ -298,10 +298,10 @@ def supcon(z1: Tensor, z2: Tensor, labels: Tensor, *, temperature: float = 0.5) 
 
 
 def _unit_views(z1: Tensor, z2: Tensor) -> Tensor:
-    """Both views (2n, d) of all images, in the losses' precision, each of length 1."""
+    """Both views (2n, d) of all images, in the losses' precision, each of unit norm."""
     if z1.shape != z2.shape or z1.ndim != 2 or len(z1) < 2:
         raise ValueError(
-            "z1 and z2 must be of one shape (n, d) with n >= 2, "
+            "z1 and z2 must have the same shape (n, d) with n >= 2, "
             f"got {tuple(z1.shape)} and {tuple(z2.shape)}."
         )
     with torch.autocast(z1.device.type, enabled=False):
@@ -309,7 +309,7 @@ def _unit_views(z1: Tensor, z2: Tensor) -> Tensor:
 
 
 def _similarities(z: Tensor) -> Tensor:
-    """Cosine similarities (2n, 2n) of all views (2n, d), outside autocast; -inf with itself."""
+    """Cosine similarities (2n, 2n) of all views (2n, d), outside autocast; -inf with themselves."""
     with torch.autocast(z.device.type, enabled=False):
         return (z @ z.T).fill_diagonal_(-torch.inf)
 
@@ -326,7 +326,7 @@ def _other_views(similarity: Tensor) -> Tensor:
 
 
 def _positives_and_negatives(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Similarities (2n,) to the other view, and (2n, 2n) to all else, -inf in its place."""
+    """Similarities (2n,) to the other view, and (2n, 2n) to all others, -inf in its place."""
     similarity = _similarities(z)
     other = _other_views(similarity)[:, None]  # (2n, 1)
     return similarity.gather(1, other).squeeze(1), similarity.scatter(1, other, -torch.inf)
@@ -334,8 +334,8 @@ def _positives_and_negatives(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _cross_entropy(z1: Tensor, z2: Tensor, temperature: float, *, with_positives: bool) -> Tensor:
     """NT-Xent, with or without the positives in the denominators."""
-    # Products of z are the logits, by which 2 is raised instead of e. Both terms are of the same z:
-    # rounded each in its own way, their difference would be biased.
+    # Products of z are the logits to base 2 instead of e. Both terms are computed from the same z:
+    # if each were rounded in its own way, their difference would be biased.
     z = _unit_views(z1, z2) / (temperature * math.log(2)) ** 0.5
     z1, z2 = z.chunk(2)
     bound = 1 / (temperature * math.log(2))
@@ -347,7 +347,7 @@ def _semi_hard(positive: Tensor, negatives: Tensor) -> Tensor:
     """Similarity (2n,) of the closest negative beyond the positive, else of the farthest.
 
     The farthest is the last that the positive passes as it moves away, so the loss of such a view
-    goes on from there, and the worst of views do not count as solved.
+    is continuous there, and the worst views do not count as solved.
     """
     beyond = negatives.masked_fill(negatives >= positive[:, None], -torch.inf).amax(1)
     farthest = negatives.masked_fill(negatives.isneginf(), torch.inf).amin(1)
@@ -370,28 +370,28 @@ LOSSES = {
 
 
 def resolve_loss(loss: str | Callable, temperature: float) -> Callable:
-    """Make one kind of function of whatever the parameter `loss` accepts.
+    """Turn any value that the parameter `loss` accepts into one kind of function.
 
     Parameters
     ----------
     loss : str or callable
-        A name in `LOSSES`, or a function of two projections (n, d), which it gets in float32 and
-        outside autocast, that returns a scalar. It is given `temperature` too if its signature
-        has a parameter of this name, unless a `functools.partial` has set it already.
+        A name in `LOSSES`, or a function that maps two projections (n, d), passed in float32 and
+        outside autocast, to a scalar. It is also passed `temperature` if its signature has a
+        parameter of this name, unless a `functools.partial` has set it already.
     temperature : float
         Divisor of the similarities, for losses that have one.
 
     Returns
     -------
     callable
-        Maps z1, z2 and the labels, which only "supcon" reads, to a scalar Tensor. It raises a
-        `ValueError` if a callable returns anything else than a scalar float Tensor, or one that
+        Maps z1, z2 and the labels, which only "supcon" uses, to a scalar Tensor. It raises a
+        `ValueError` if a callable returns anything other than a scalar float Tensor, or one that
         no gradient reaches.
 
     Raises
     ------
     ValueError
-        If `loss` is the function :func:`supcon`, which has labels to read.
+        If `loss` is the function :func:`supcon`, which needs labels.
 
     Examples
     --------
@@ -423,7 +423,7 @@ def resolve_loss(loss: str | Callable, temperature: float) -> Callable:
 
 
 def _takes_temperature(function: Callable) -> bool:
-    """Whether a loss is to be given the temperature."""
+    """Whether a loss is to be passed the temperature."""
     if isinstance(function, functools.partial) and "temperature" in function.keywords:
         return False
     try:
@@ -433,7 +433,7 @@ def _takes_temperature(function: Callable) -> bool:
 
 
 def _check_value(value: Tensor, loss: Callable, *, needs_gradient: bool) -> None:
-    """Raise a ValueError unless a callable's value can be trained on."""
+    """Raise a ValueError unless training can use the value that a callable returned."""
     if not isinstance(value, Tensor):
         met = f"{type(value).__name__} {value!r}"
     elif value.ndim or not value.is_floating_point():

@@ -1,9 +1,9 @@
 """Measures of features: with labels, without labels, and as scorers for scikit-learn.
 
 The measures take features as NumPy arrays or torch tensors and return a float. The scorers take a
-fitted :class:`~sklearn_simclr.SimCLRTransformer`, or a pipeline with one in it, and samples; their
-greater is better, so they serve as `scoring` in `cross_val_score`, `GridSearchCV` and the like.
-What to trust when is told in the user guide.
+fitted :class:`~sklearn_simclr.SimCLRTransformer`, or a pipeline with one in it, and samples. For
+all scorers greater is better, so they can be used as `scoring` in `cross_val_score`, `GridSearchCV`
+and the like. The user guide explains which of them to trust when.
 """
 
 import math
@@ -32,7 +32,7 @@ __all__ = [
     "uniformity_scorer",
 ]
 
-_BLOCK_VALUES = 2**24  # how many similarities are held at a time
+_BLOCK_VALUES = 2**24  # similarities that are held at a time
 _RANKME_EPSILON = 1e-7  # the paper's, for float32
 _POSITIVE = [Interval(Real, 0, None, closed="neither")]
 _COUNT = [Interval(Integral, 1, None, closed="left")]
@@ -56,47 +56,47 @@ def knn_accuracy(
     weights="uniform",
     temperature=0.07,
 ):
-    """Accuracy of the nearest neighbours by cosine similarity.
+    """Accuracy of nearest-neighbour classification by cosine similarity.
 
-    Nothing is trained and hardly anything is to be chosen, which makes it the usual quick measure
-    of features where there are labels.
+    Nothing is trained and there is hardly anything to choose, which makes it the usual quick
+    measure of features if there are labels.
 
     Parameters
     ----------
     h_train : array-like of shape (n_train, d)
-        Features to look for neighbours among, of any length but zero.
+        Features among which to search for neighbours, of any norm but zero.
     y_train : array-like of shape (n_train,)
         Their labels.
     h_test : array-like of shape (n_test, d)
-        Features to find the labels of, of any length but zero.
+        Features to classify, of any norm but zero.
     y_test : array-like of shape (n_test,)
         Their labels.
     n_neighbors : int, default=10
-        In 1..n_train.
+        Number of neighbours, from 1 to n_train.
     weights : {"uniform", "similarity"}, default="uniform"
-        What a neighbour's vote counts: one, or ``exp(cosine / temperature)`` as in [1]_. The usual
+        Weight of a neighbour's vote: 1, or ``exp(cosine / temperature)`` as in [1]_. The usual
         choice with "similarity" is ``n_neighbors=200``, with the temperature 0.07 of [1]_, or 0.1,
-        which many take for CIFAR-10.
+        as many use for CIFAR-10.
     temperature : float, default=0.07
-        > 0; read with ``weights="similarity"`` only.
+        > 0; used only with ``weights="similarity"``.
 
     Returns
     -------
     float
-        Share of the test samples that are given their own label, in [0, 1]. Of labels with equally
+        Share of test samples that are classified correctly, in [0, 1]. Among labels with equally
         many votes the smallest wins.
 
     Raises
     ------
     ValueError
         If shapes do not match, `n_neighbors` exceeds n_train, another option is out of range, or
-        features are NaN, infinite or zero throughout a row.
+        a row of features contains NaN, infinite values or only zeros.
 
     Notes
     -----
-    scikit-learn searches by Euclidean distance among features of length 1, which have the same
+    scikit-learn searches by Euclidean distance among features of unit norm, which have the same
     neighbours; its search for "cosine" takes twice the time and a gigabyte of memory. 10,000
-    samples of 512 features among 50,000 take some 13 seconds on one core of a server.
+    samples with 512 features among 50,000 take some 13 seconds on one core of a server.
 
     References
     ----------
@@ -114,8 +114,8 @@ def knn_accuracy(
     h_train, h_test = _check_features(h_train, "h_train"), _check_features(h_test, "h_test")
     if h_train.shape[1] != h_test.shape[1]:
         raise ValueError(
-            "h_train and h_test must have as many features, that is come from one transformer; "
-            f"got shapes {h_train.shape} and {h_test.shape}."
+            "h_train and h_test must have the same number of features, that is, come from one "
+            f"transformer; got shapes {h_train.shape} and {h_test.shape}."
         )
     y_train = _check_labels(y_train, "y_train", h_train, "h_train")
     y_test = _check_labels(y_test, "y_test", h_test, "h_test")
@@ -130,17 +130,17 @@ def knn_accuracy(
 
 @validate_params({"alpha": _POSITIVE}, prefer_skip_nested_validation=True)
 def alignment(h1, h2, *, alpha=2):
-    """Mean distance of the features of two views of one sample.
+    """Mean distance between the features of two views of the same sample.
 
     Lower is better, other things being equal: features that are the same for all samples have 0.
-    It says something only beside :func:`uniformity`.
+    It is meaningful only together with :func:`uniformity`.
 
     Parameters
     ----------
     h1, h2 : array-like of shape (n, d)
-        Features of two views, brought to length 1 here; row i of both is of sample i.
+        Features of two views, scaled to unit norm here; row i of both belongs to sample i.
     alpha : float, default=2
-        Power that distances are raised to, > 0.
+        Power to which distances are raised, > 0.
 
     Returns
     -------
@@ -151,8 +151,8 @@ def alignment(h1, h2, *, alpha=2):
     Raises
     ------
     ValueError
-        If the shapes differ, `alpha` is out of range, or features are NaN, infinite or zero
-        throughout a row.
+        If the shapes differ, `alpha` is out of range, or a row of features contains NaN, infinite
+        values or only zeros.
 
     References
     ----------
@@ -175,12 +175,12 @@ def alignment(h1, h2, *, alpha=2):
 def uniformity(h, *, t=2):
     """How unevenly features are spread over the sphere.
 
-    Lower is better, other things being equal: random directions are spread most evenly of all.
+    Lower is better, other things being equal: random directions are spread most evenly.
 
     Parameters
     ----------
     h : array-like of shape (n, d), n >= 2
-        Features of n different samples, brought to length 1 here.
+        Features of n different samples, scaled to unit norm here.
     t : float, default=2
         Sharpness of the kernel, > 0.
 
@@ -188,19 +188,19 @@ def uniformity(h, *, t=2):
     -------
     float
         Logarithm of the mean of ``exp(-t * distance ** 2)`` over all pairs of samples. 0 if all
-        features are the same; random directions in many dimensions come to about ``-2 * t``.
-        Features without negative values, as behind a ReLU, fill but a corner of the sphere, so
-        theirs is higher.
+        features are the same; random directions in many dimensions give about ``-2 * t``.
+        Features without negative values, as after a ReLU, fill only a corner of the sphere, so
+        their value is higher.
 
     Raises
     ------
     ValueError
-        If there are fewer than two rows, `t` is out of range, or features are NaN, infinite or
-        zero throughout a row.
+        If there are fewer than two rows, `t` is out of range, or a row of features contains NaN,
+        infinite values or only zeros.
 
     Notes
     -----
-    The time grows with the square of n, the memory does not.
+    Time grows with the square of n, memory does not.
 
     References
     ----------
@@ -224,27 +224,27 @@ def uniformity(h, *, t=2):
 
 
 def rankme(h):
-    """Effective rank of features: how many directions they make use of.
+    """Effective rank of features: how many directions they use.
 
-    Higher is better among trainings of one kind. A low value tells of collapsed features; a high
-    one promises nothing, since noise has the highest of all.
+    Higher is better among training runs of one kind. A low value reveals collapsed features; a high
+    one guarantees nothing, since noise has the highest of all.
 
     Parameters
     ----------
     h : array-like of shape (n, d), n >= 2
-        Features; neither centred nor brought to length 1 here. The paper takes the projections z
-        of 25,600 samples.
+        Features; neither centred nor scaled to unit norm here. The paper uses the projections z of
+        25,600 samples.
 
     Returns
     -------
     float
-        Exponential of the entropy of the singular values that are divided by their sum; about 1 to
-        min(n, d). More rows give a higher value, so compare on as many.
+        Exponential of the entropy of the singular values divided by their sum; about 1 to
+        min(n, d). More rows give a higher value, so compare on the same number of rows.
 
     Raises
     ------
     ValueError
-        If there are fewer than two rows, or features are NaN, infinite or zero throughout.
+        If there are fewer than two rows, or features contain NaN, infinite values or only zeros.
 
     Notes
     -----
@@ -277,14 +277,14 @@ def rankme(h):
 def contrastive_accuracy(z1, z2):
     """Share of views whose nearest other view, by cosine similarity, is their partner.
 
-    The task that the NT-Xent loss sets. All 2n views compete, whereas
+    This is the task that the NT-Xent loss sets. All 2n views compete, whereas
     :meth:`SimCLRTransformer.score <sklearn_simclr.SimCLRTransformer.score>` lets samples compete
     in blocks of at most 256.
 
     Parameters
     ----------
     z1, z2 : array-like of shape (n, d), n >= 2
-        Projections, or features, of two views; row i of both is of sample i.
+        Projections, or features, of two views; row i of both belongs to sample i.
 
     Returns
     -------
@@ -295,12 +295,12 @@ def contrastive_accuracy(z1, z2):
     Raises
     ------
     ValueError
-        If the shapes differ, there are fewer than two rows, or features are NaN, infinite or zero
-        throughout a row.
+        If the shapes differ, there are fewer than two rows, or a row of features contains NaN,
+        infinite values or only zeros.
 
     Notes
     -----
-    The time grows with the square of n, the memory does not.
+    Time grows with the square of n, memory does not.
 
     References
     ----------
@@ -314,7 +314,7 @@ def contrastive_accuracy(z1, z2):
     0.6666666666666666
     """
     z1, z2 = _check_pair(z1, z2, ("z1", "z2"), min_rows=2)
-    # In float32, cosines of 1 less some hundred-millionths would all be 1.
+    # In float32, cosines within some hundred-millionths of 1 would all be 1.
     z1, z2 = _directions(z1.astype(np.float64), "z1"), _directions(z2.astype(np.float64), "z2")
     z = np.concatenate([z1, z2])  # (2n, d)
     n_views, n_hits = len(z), 0
@@ -328,17 +328,17 @@ def contrastive_accuracy(z1, z2):
 
 
 def alignment_scorer(estimator, X, y=None):
-    """Score by minus the :func:`alignment` of two views of each sample.
+    """Score by the negative :func:`alignment` of two views of each sample.
 
     Features that are the same for all samples score best, so never choose a model by it alone.
 
     Parameters
     ----------
     estimator : SimCLRTransformer or Pipeline
-        Fitted. Of a pipeline the last SimCLRTransformer is measured, on what the steps before it
-        make of X; those after it play no part.
+        Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
+        steps before it; those after it are ignored.
     X : array-like
-        Two samples or more, as the estimator takes them.
+        At least two samples, in any form that the estimator accepts.
     y : None
         Ignored.
 
@@ -371,15 +371,15 @@ def alignment_scorer(estimator, X, y=None):
 
 
 def uniformity_scorer(estimator, X, y=None):
-    """Score by minus the :func:`uniformity` of the features.
+    """Score by the negative :func:`uniformity` of the features.
 
     Parameters
     ----------
     estimator : SimCLRTransformer or Pipeline
-        Fitted. Of a pipeline the last SimCLRTransformer is measured, on what the steps before it
-        make of X; those after it play no part.
+        Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
+        steps before it; those after it are ignored.
     X : array-like
-        Two samples or more, as the estimator takes them.
+        At least two samples, in any form that the estimator accepts.
     y : None
         Ignored.
 
@@ -417,18 +417,18 @@ def rankme_scorer(estimator, X, y=None):
     Parameters
     ----------
     estimator : SimCLRTransformer or Pipeline
-        Fitted. Of a pipeline the last SimCLRTransformer is measured, on what the steps before it
-        make of X; those after it play no part.
+        Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
+        steps before it; those after it are ignored.
     X : array-like
-        As the estimator takes them; best more samples than there are features.
+        Samples in any form that the estimator accepts; preferably more than there are features.
     y : None
         Ignored.
 
     Returns
     -------
     float
-        About 1 to min(n, d); higher is better among models of one width, one kind of views and as
-        many samples.
+        About 1 to min(n, d); higher is better among models of the same width and kind of views, on
+        the same number of samples.
 
     Raises
     ------
@@ -456,23 +456,24 @@ def rankme_scorer(estimator, X, y=None):
 def contrastive_accuracy_scorer(estimator, X, y=None):
     """Score by :meth:`SimCLRTransformer.score <sklearn_simclr.SimCLRTransformer.score>`.
 
-    It is what a search over SimCLRTransformers goes by anyway; this is for pipelines, and for
-    several scorers at a time.
+    A search over SimCLRTransformers uses it by default; this function is for pipelines, and for
+    several scorers at once.
 
     Parameters
     ----------
     estimator : SimCLRTransformer or Pipeline
-        Fitted. Of a pipeline the last SimCLRTransformer is measured, on what the steps before it
-        make of X; those after it play no part.
+        Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
+        steps before it; those after it are ignored.
     X : array-like
-        Two samples or more, as the estimator takes them.
+        At least two samples, in any form that the estimator accepts.
     y : None
         Ignored.
 
     Returns
     -------
     float
-        In [0, 1]; higher is better among models of one kind of views. The same at every call.
+        In [0, 1]; higher is better among models with the same kind of views. The same at every
+        call.
 
     Raises
     ------
@@ -499,37 +500,37 @@ def contrastive_accuracy_scorer(estimator, X, y=None):
 
 @validate_params({"n_neighbors": _COUNT}, prefer_skip_nested_validation=True)
 def knn_scorer(estimator, X, y=None, *, n_neighbors=10):
-    """Score by the accuracy of the nearest neighbours among the samples themselves.
+    """Score by nearest-neighbour accuracy among the samples themselves.
 
-    A scorer sees the held-out samples only, so each of them is given the label of its nearest
-    neighbours, by cosine similarity, among the others. The labels are of no use to the training.
+    A scorer sees only the held-out samples, so each of them is classified by its nearest
+    neighbours, by cosine similarity, among the others. The labels are not used for training.
 
     Parameters
     ----------
     estimator : SimCLRTransformer or Pipeline
-        Fitted. Of a pipeline the last SimCLRTransformer is measured, on what the steps before it
-        make of X; those after it play no part.
+        Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
+        steps before it; those after it are ignored.
     X : array-like
-        As the estimator takes them.
+        Samples in any form that the estimator accepts.
     y : array-like of shape (n,)
-        Labels; samples of -1, which have none, are left out, unless -1 and 1 are all there is.
+        Labels; samples with -1, which have none, are left out, unless y holds only -1 and 1.
     n_neighbors : int, default=10
-        In 1..n - 1. For another number give ``functools.partial(knn_scorer, n_neighbors=5)`` as
-        `scoring`.
+        Number of neighbours, from 1 to n - 1. To change it, pass
+        ``functools.partial(knn_scorer, n_neighbors=5)`` as `scoring`.
 
     Returns
     -------
     float
-        In [0, 1]; higher is better. It grows with n, so compare on folds of one size. Features
-        that tell nothing come out somewhat below chance, since each sample leaves fewer of its own
-        label behind.
+        In [0, 1]; higher is better. It grows with n, so compare on folds of the same size.
+        Uninformative features score slightly below chance, since each sample has fewer others of
+        its own label.
 
     Raises
     ------
     TypeError
         If there is no SimCLRTransformer.
     ValueError
-        If there are no labels, or no more samples than `n_neighbors`.
+        If there are no labels, or no more labelled samples than `n_neighbors`.
 
     References
     ----------
@@ -558,7 +559,7 @@ def knn_scorer(estimator, X, y=None, *, n_neighbors=10):
     h, y = h[y >= 0], y[y >= 0]
     if n_neighbors >= len(h):
         raise ValueError(
-            f"n_neighbors={n_neighbors} needs more labelled samples than that, got {len(h)}. Take "
+            f"n_neighbors={n_neighbors} needs more labelled samples than that, got {len(h)}. Use "
             "fewer folds, or functools.partial(knn_scorer, n_neighbors=...) with a smaller number."
         )
     classifier = _nearest_neighbors(n_neighbors).fit(_directions(h, "the features of X"), y)
@@ -575,7 +576,7 @@ SCORERS = {
 
 
 def _nearest_neighbors(n_neighbors, weights="uniform", temperature=1.0):
-    """Return the classifier by cosine similarity, for features of length 1."""
+    """Return the classifier by cosine similarity, for features of unit norm."""
 
     def votes(distance):  # (n, n_neighbors); distance ** 2 is 2 - 2 * cosine
         exponents = -(distance**2) / (2 * temperature)
@@ -592,7 +593,7 @@ def _nearest_neighbors(n_neighbors, weights="uniform", temperature=1.0):
 def _log_sum_over_later_rows(h, block, t):
     """Logarithm of the sum of exp(-t * distance ** 2) over pairs of a row and a later one.
 
-    The first one is in the block. Free of under- and overflow for any t.
+    The first row is in the block. Does not underflow or overflow for any t.
     """
     exponents = h[block] @ h[block.start :].T  # (m, n - start), so far the cosines
     exponents -= 1
@@ -605,12 +606,12 @@ def _log_sum_over_later_rows(h, block, t):
 
 
 def _measured(estimator, X, scorer):
-    """Return the SimCLRTransformer that is measured, and X as it gets there."""
+    """Return the SimCLRTransformer that is measured, and X as it reaches it."""
     found = _last_transformer(estimator)
     if found is None:
         raise TypeError(
             f"{scorer} needs a SimCLRTransformer, or a Pipeline with one among its steps, got "
-            f"{estimator!r}. Other features are measured by the functions that take features."
+            f"{estimator!r}. For other features use the functions that take features."
         )
     transformer, before = found
     for steps in before:
@@ -659,8 +660,8 @@ def _check_pair(h1, h2, names, *, min_rows):
     h2 = _check_features(h2, names[1], min_rows=min_rows)
     if h1.shape != h2.shape:
         raise ValueError(
-            f"{names[0]} and {names[1]} must have one shape, row i of both being of sample i; got "
-            f"{h1.shape} and {h2.shape}."
+            f"{names[0]} and {names[1]} must have the same shape, with row i of both for sample i; "
+            f"got {h1.shape} and {h2.shape}."
         )
     return h1, h2
 
@@ -676,7 +677,7 @@ def _check_labels(y, y_name, h, h_name):
 
 
 def _directions(h, name):
-    """Bring the rows to length 1, without under- or overflow on the way."""
+    """Scale the rows to unit norm, without underflow or overflow."""
     largest = np.abs(h).max(axis=1, keepdims=True)
     _refuse_rows(largest[:, 0] == 0, name, "zeros only, which have no direction,")
     h = h / largest

@@ -10,27 +10,28 @@ from torch import Tensor, nn
 __all__ = ["LARS", "Muon", "scaled_learning_rate", "warmup_cosine"]
 
 # Newton-Schulz iterations x <- a x + (b x x' + c (x x')^2) x bring the singular values of a matrix
-# of length 1 towards 1. Three come to the same accuracies as five, by measurement, and cost less.
+# of Frobenius norm 1 towards 1. In measurements three gave the same accuracies as five; they cost
+# less.
 _NEWTON_SCHULZ, _N_ITERATIONS = (3.4445, -4.7750, 2.0315), 3
-_TINY = 1e-7  # beside the length of a gradient
+_TINY = 1e-7  # compared with the norm of a gradient
 
 
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling, as in the original SimCLR.
 
-    Each weight matrix or kernel steps by ``trust_coefficient * |w| / |g|`` of its gradient
-    (weight decay included), so that very large batches and learning rates stay stable. Parameters
-    of one dimension, biases and those of batch normalisation, are left out of both the adaptation
-    and the decay, whatever `weight_decay` is.
+    The gradient of each weight matrix or kernel (including weight decay) is multiplied by
+    ``trust_coefficient * |w| / |g|``, so that training with very large batches and learning rates
+    is stable. Parameters with one dimension, biases and those of batch normalisation, are exempt
+    from both the adaptation and the decay, whatever `weight_decay` is.
 
     Parameters
     ----------
     params : iterable of Tensor or of dict
         Parameters, or parameter groups.
     lr : float
-        Learning rate, >= 0. It multiplies inside the momentum buffer, as in the original.
+        Learning rate, >= 0. It is applied inside the momentum buffer, as in the original.
     momentum : float, default=0.9
-        In [0, 1).
+        Momentum, in [0, 1).
     weight_decay : float, default=1e-6
         L2 penalty added to the gradient, >= 0.
     trust_coefficient : float, default=0.001
@@ -43,7 +44,7 @@ class LARS(torch.optim.Optimizer):
 
     Notes
     -----
-    The norm of a weight or of a gradient that is zero gives a trust ratio of 1.
+    If the norm of a weight or of its gradient is zero, the trust ratio is 1.
 
     References
     ----------
@@ -85,17 +86,17 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Take one step, with the gradients that the parameters have.
+        """Take one step with the present gradients of the parameters.
 
         Parameters
         ----------
         closure : callable, default=None
-            Computes the loss and its gradients anew, and returns the loss.
+            Computes the loss and its gradients again, and returns the loss.
 
         Returns
         -------
         Tensor or None
-            What `closure` has returned.
+            The loss that `closure` returned.
         """
         loss = _evaluated(closure)
         for group in self.param_groups:
@@ -108,7 +109,7 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _update(self, params: list[Tensor], group: dict, is_adapted: bool) -> None:
-        """Move the parameters, in few calls."""
+        """Update the parameters, in few calls."""
         updates = [param.grad for param in params]
         if is_adapted:
             updates = torch._foreach_add(updates, params, alpha=group["weight_decay"])
@@ -121,14 +122,14 @@ class LARS(torch.optim.Optimizer):
 
 
 def _trust_ratios(params: list[Tensor], grads: list[Tensor], coefficient: float) -> list[Tensor]:
-    """LARS's local learning rates, scalars left on the device; 1 where a norm is zero."""
+    """LARS's trust ratios, scalars left on the device; 1 where a norm is zero."""
     w_norm, g_norm = (torch.stack(torch._foreach_norm(tensors)) for tensors in (params, grads))
     usable = (w_norm > 0) & (g_norm > 0)
     return list(torch.where(usable, coefficient * w_norm / g_norm, 1).unbind())
 
 
 def _momentum_buffers(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> list[Tensor]:
-    """Return what an optimizer remembers of the gradients of parameters; zeros at first."""
+    """Return an optimizer's momentum buffers of parameters; zeros at first."""
     for param in params:
         if "momentum_buffer" not in optimizer.state[param]:
             optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
@@ -136,12 +137,12 @@ def _momentum_buffers(optimizer: torch.optim.Optimizer, params: list[Tensor]) ->
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum that moves each weight matrix by as much in all its directions.
+    """Momentum with orthogonalised updates: nearly the same step size in every direction.
 
-    The step of a matrix is its momentum, orthogonalised: the singular values are brought towards 1,
-    so that rare directions are learned nearly as fast as those that dominate the gradient. A kernel
-    is a matrix with a row for each output, and what has one dimension is a matrix of one row, whose
-    step is its momentum brought to one length.
+    The step of a weight matrix is its momentum with the singular values brought towards 1, so that
+    rare directions are learned nearly as fast as those that dominate the gradient. A kernel is
+    treated as a matrix with a row per output, and a parameter with one dimension as a matrix with
+    one row, whose step is its momentum scaled to a fixed norm.
 
     Parameters
     ----------
@@ -151,9 +152,9 @@ class Muon(torch.optim.Optimizer):
         Learning rate, >= 0. The root mean square of a step is about 0.2 times this, as with Adam
         [2]_.
     momentum : float, default=0.95
-        In [0, 1), Nesterov's.
+        Nesterov momentum, in [0, 1).
     weight_decay : float, default=0.1
-        Decoupled from the step: weights shrink by ``lr * weight_decay`` of themselves, >= 0.
+        Decoupled weight decay, >= 0: a step shrinks the weights by a share ``lr * weight_decay``.
 
     Raises
     ------
@@ -163,9 +164,9 @@ class Muon(torch.optim.Optimizer):
     Notes
     -----
     Algorithm and coefficients of [1]_, with three Newton-Schulz iterations instead of five, in the
-    precision of ``torch.autocast``: singular values from a fiftieth of the matrix's length on come
-    out between 0.68 and 1.2. Unlike :class:`torch.optim.Muon` it takes parameters of any number of
-    dimensions.
+    precision of ``torch.autocast``: singular values of at least a fiftieth of the matrix's
+    Frobenius norm end up between 0.68 and 1.2. Unlike ``torch.optim.Muon`` it accepts parameters
+    with any number of dimensions.
 
     References
     ----------
@@ -193,17 +194,17 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Take one step, with the gradients that the parameters have.
+        """Take one step with the present gradients of the parameters.
 
         Parameters
         ----------
         closure : callable, default=None
-            Computes the loss and its gradients anew, and returns the loss.
+            Computes the loss and its gradients again, and returns the loss.
 
         Returns
         -------
         Tensor or None
-            What `closure` has returned.
+            The loss that `closure` returned.
         """
         loss = _evaluated(closure)
         for group in self.param_groups:
@@ -213,7 +214,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _update(self, params: list[Tensor], group: dict) -> None:
-        """Move the parameters, in few calls."""
+        """Update the parameters, in few calls."""
         momenta = self._momenta(params, group["momentum"])
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
@@ -222,18 +223,18 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_sub_(params, steps)
 
     def _momenta(self, params: list[Tensor], momentum: float) -> list[Tensor]:
-        """Take the gradients in, and return what is to come next."""
+        """Add the gradients to the momentum buffers, and return the Nesterov momentum."""
         gradients, buffers = [param.grad for param in params], _momentum_buffers(self, params)
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         return torch._foreach_lerp(gradients, buffers, momentum)
 
 
 def _steps(params: list[Tensor], momenta: list[Tensor]) -> list[Tensor]:
-    """Return the steps at a learning rate of 1, made of matrices of one shape together."""
+    """Return the steps at a learning rate of 1; matrices of the same shape are stacked."""
     alike, lines, steps = defaultdict(list), [], list(momenta)
     for i, param in enumerate(params):
         shape = _matrix_shape(param)
-        if min(shape) == 1:  # its only singular value is its length
+        if min(shape) == 1:  # its only singular value is its norm
             lines.append(i)
         else:
             alike[param.device, param.dtype, shape].append(i)
@@ -252,14 +253,14 @@ def _steps(params: list[Tensor], momenta: list[Tensor]) -> list[Tensor]:
 
 
 def _matrix_shape(param: Tensor) -> tuple[int, int]:
-    """Shape of a parameter as a matrix with a row for each output; one row for one dimension."""
+    """Shape of a parameter as a matrix with a row per output; one row for one dimension."""
     return (len(param), math.prod(param.shape[1:])) if param.ndim > 1 else (1, param.numel())
 
 
 def _memory_order(param: Tensor) -> list[int]:
-    """Order of the dimensions of a parameter, but for the first, in its memory.
+    """Return the order in memory of the dimensions of a parameter, except the first.
 
-    The columns of a matrix may come in any order, and in this one nothing has to be copied.
+    The columns of a matrix may be in any order, and in this one nothing has to be copied.
     """
     return [0, *sorted(range(1, param.ndim), key=param.stride, reverse=True)]
 
@@ -274,7 +275,7 @@ def _brought_to_length(values: list[Tensor]) -> list[Tensor]:
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:
-    """Bring the singular values of matrices (k, rows, columns) near to 1, all at once."""
+    """Bring the singular values of matrices (k, rows, columns) close to 1, all at once."""
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + _TINY)
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
@@ -308,16 +309,16 @@ def _check_options(*, lr: float, momentum: float, weight_decay: float) -> None:
 
 
 def warmup_cosine(step: int, n_steps: int, n_warmup_steps: int) -> float:
-    """Share of the peak learning rate at one step: linear warm-up, then cosine to zero.
+    """Share of the peak learning rate at one step: linear warm-up, then cosine decay to zero.
 
     Parameters
     ----------
     step : int
         Number of the step, from 0 to ``n_steps - 1``.
     n_steps : int
-        Length of the run in steps.
+        Number of steps of the training run.
     n_warmup_steps : int
-        Steps of the warm-up; the peak is reached at the last of them.
+        Number of warm-up steps; the peak is reached at the last of them.
 
     Returns
     -------
@@ -342,9 +343,9 @@ def scaled_learning_rate(batch_size: int, *, base: float = 0.3, rule: str = "lin
     Parameters
     ----------
     batch_size : int
-        Images in a batch.
+        Number of images in a batch.
     base : float, default=0.3
-        Learning rate at a batch of 256 for the linear rule. The square-root rule of the paper,
+        Learning rate at a batch size of 256 for the linear rule. The square-root rule of the paper,
         ``0.075 * sqrt(batch_size)``, has ``base=0.075``.
     rule : {"linear", "sqrt"}, default="linear"
         ``base * batch_size / 256`` or ``base * sqrt(batch_size)``.
@@ -375,11 +376,11 @@ def scaled_learning_rate(batch_size: int, *, base: float = 0.3, rule: str = "lin
 
 
 # Peak learning rate and weight decay that "auto" stands for. The learning rates of LARS and SGD
-# are those of a batch of 256 and grow with it.
+# are for batches of 256 and grow in proportion to the batch size.
 DEFAULT_LEARNING_RATE = {"adamw": 4e-3, "muon": 0.03, "sgd": 0.06, "lars": 0.3}
 DEFAULT_WEIGHT_DECAY = {"adamw": 1e-4, "muon": 0.1, "sgd": 5e-4, "lars": 1e-6}
 _OUR_OWN = {"lars": LARS, "muon": Muon}
-# Where torch has each of its optimizers as one kernel: a step takes a tenth of the time.
+# Where torch has its optimizers as fused kernels: a step takes a tenth of the time.
 _FUSED_DEVICES = ("cpu", "cuda")
 
 
@@ -392,9 +393,9 @@ def default_learning_rate(name: str, batch_size: int) -> float:
 def make_optimizer(
     name: str, module: nn.Module, *, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Build an optimizer by its name over a module; biases and normalisation never decay.
+    """Build an optimizer by name for a module; biases and normalisation never decay.
 
-    On a GPU the learning rate is a tensor there, which a recorded step reads anew; see
+    On a GPU the learning rate is a tensor there, which a recorded step reads each time; see
     `set_learning_rate`.
     """
     params = [p for p in module.parameters() if p.requires_grad]
@@ -409,7 +410,7 @@ def make_optimizer(
         optimizer = _OUR_OWN[name](groups, lr)
     elif name == "sgd":
         optimizer = torch.optim.SGD(groups, lr, momentum=0.9, fused=fused)
-        for param in params:  # the fused one asks for all of these, or none
+        for param in params:  # the fused one needs all of these, or none
             optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
     else:
         optimizer = torch.optim.AdamW(groups, lr, fused=fused, capturable=on_gpu)

@@ -13,16 +13,16 @@ def projection_head(in_dim: int, out_dim: int, n_layers: int) -> nn.Sequential:
     in_dim : int
         Width of h.
     out_dim : int
-        Width of z; not used with `n_layers` 0.
+        Width of z; not used if `n_layers` is 0.
     n_layers : {0, 1, 2, 3}
         0 is the identity, 1 linear, 2 the paper's MLP with one hidden layer as wide as h, and 3
-        that of SimCLRv2. Hidden layers are linear, batch normalisation, ReLU; the last layer is
-        linear and has no bias.
+        that of SimCLRv2. A hidden layer is a linear map, batch normalisation and ReLU; the last
+        layer is linear without bias.
 
     Returns
     -------
     nn.Sequential
-        Maps (n, in_dim) to (n, out_dim), or to itself with no layer.
+        Maps (n, in_dim) to (n, out_dim); the identity if there are no layers.
 
     References
     ----------
@@ -46,16 +46,15 @@ def projection_head(in_dim: int, out_dim: int, n_layers: int) -> nn.Sequential:
 
 
 def first_layers(head: nn.Sequential, n_layers: int) -> nn.Sequential:
-    """Return the first layers of a head that `projection_head` made, sharing its weights.
+    """Return the first layers of a head made by `projection_head`, sharing its weights.
 
     Parameters
     ----------
     head : nn.Sequential
-        A head of as many layers or more.
+        A head with at least `n_layers` layers.
     n_layers : int
-        How many layers to keep, each hidden one with its batch normalisation and ReLU: 0 leaves
-        the identity, all of them the whole head, 1 of 3 the middle layer that SimCLRv2 fine-tunes
-        from.
+        Number of layers to keep, each hidden one with its batch normalisation and ReLU: 0 gives the
+        identity, all of them the whole head, 1 of 3 the middle layer that SimCLRv2 fine-tunes from.
 
     Returns
     -------

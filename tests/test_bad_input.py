@@ -61,7 +61,7 @@ def test_a_single_grey_image(channel_axis):
 
 @pytest.mark.parametrize("X", [(image for image in np.zeros((9, 8, 8))), Bunch(data=[0]), None])
 def test_what_is_no_sequence(X):
-    message = f"got a {type(X).__name__}. Pass list(X) of a generator, X.data of a Bunch"
+    message = f"got a {type(X).__name__}. Pass list(X) for a generator, X.data for a Bunch"
     refused(SimCLRTransformer(), X, re.escape(message), TypeError)
 
 
@@ -94,7 +94,7 @@ BAD_X = {
     "ragged list of rows": ([[1, 2], [3]], "ragged"),
     "ragged object array": (
         np.array([IMAGES[0], IMAGES[1, :4], None], dtype=object)[:2],
-        "one shape|ragged|sequence",
+        "same shape|ragged|sequence",
     ),
     "files that are not there": (["a.png", "b.png"], r"2 of 2 .*\n  a\.png: No such file.*"),
     "frame of such files": (pd.DataFrame({"file": ["a.png", "b.png"]}), r"\n  b\.png: No such"),

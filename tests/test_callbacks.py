@@ -617,8 +617,8 @@ def test_a_killed_training_counts_anew(simclr, halves, tmp_path):
     [
         (MeasureHistory, {"scoring": "rank"}, ["scoring='rank'", "contrastive_accuracy"]),
         (MeasureHistory, {"scoring": []}, [r"scoring=\[\]", "empty"]),
-        (MeasureHistory, {"scoring": [temperature_score]}, ["no name for one"]),
-        (MeasureHistory, {"scoring": {"epoch": "rankme"}}, ["'epoch' is no measure, or no name"]),
+        (MeasureHistory, {"scoring": [temperature_score]}, ["not a name for one"]),
+        (MeasureHistory, {"scoring": {"epoch": "rankme"}}, ["'epoch' is not a measure, or"]),
         (MeasureHistory, {"scoring": None}, ["'scoring' parameter of MeasureHistory", "None"]),
         (MeasureHistory, {"every": 0}, ["'every' parameter of MeasureHistory", "Got 0"]),
         (MeasureHistory, {"scoring": "knn"}, ["'knn'", "needs labels", "y_val"]),

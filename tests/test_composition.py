@@ -665,7 +665,7 @@ def test_copies_are_equal_and_have_equal_hashes(way):
     [
         ((("flip", Flip()),), "'steps' parameter of Compose must be an instance of 'list'"),
         (None, "'steps' parameter of Compose must be an instance of 'list'.*None"),
-        ([], r"'steps' parameter of Compose.*one at least.*\[\]"),
+        ([], r"'steps' parameter of Compose.*at least one.*\[\]"),
         ([Flip()], r"\('flip', Flip\(\)\)\. Got Flip\(\)"),
         ([("flip", Flip(), 1)], "Got .*'flip', Flip.*1"),
         ([("flip", Flip)], "Got .*'flip', <class"),

@@ -204,7 +204,7 @@ def test_module_follows_output_layer_as_it_is_now(simclr, digits):
         assert found.shape == (64, width)
         assert_allclose(found, model.transform(digits[0]), rtol=1e-5, atol=1e-5)
     assert_allclose(through(before, digits[0]), features, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="output_layer=2 is no layer"):
+    with pytest.raises(ValueError, match="output_layer=2 is not a layer"):
         simclr(projection_layers=1).fit(digits[0]).set_params(output_layer=2).to_torch()
 
 

@@ -363,10 +363,10 @@ def test_labels_of_queries_of_their_own(digits, digits_model):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"queries": [64]}, r"queries=\[64\] must number rows from 0 to 63"),
-        ({"queries": [-1]}, r"queries=\[-1\] must number rows"),
-        ({"queries": [0.5]}, r"queries=\[0.5\] must be how many rows"),
-        ({"queries": []}, r"queries=\[\] must be how many rows"),
+        ({"queries": [64]}, r"queries=\[64\] must be row numbers from 0 to 63"),
+        ({"queries": [-1]}, r"queries=\[-1\] must be row numbers"),
+        ({"queries": [0.5]}, r"queries=\[0.5\] must be the number of rows"),
+        ({"queries": []}, r"queries=\[\] must be the number of rows"),
         ({"queries": 0}, "queries == 0, must be >= 1"),
         ({"n_neighbors": 64}, "n_neighbors=64 is more than the 63 images of X"),
         ({"n_neighbors": 0}, "n_neighbors == 0, must be >= 1"),
@@ -517,10 +517,10 @@ def test_the_reduction_itself_is_not_fitted(digits, digits_model):
     ("params", "message"),
     [
         ({"reduction": "pca"}, r"reduction must be a transformer.*got 'pca'"),
-        ({"reduction": np.zeros((3, 2))}, r"of shape \(64, 2\), a row for each of X.*\(3, 2\)"),
+        ({"reduction": np.zeros((3, 2))}, r"of shape \(64, 2\), one row per row of X.*\(3, 2\)"),
         ({"reduction": np.full((64, 2), np.nan)}, "reduction contains NaN"),
-        ({"reduction": PCA(3)}, r"reduction=PCA\(n_components=3\) made of features of shape"),
-        ({"n_samples": 3}, "t-SNE, which needs 4 samples at least, but X gives 3"),
+        ({"reduction": PCA(3)}, r"reduction=PCA\(n_components=3\) turned features of shape"),
+        ({"n_samples": 3}, "t-SNE, which needs at least 4 samples, but X gives 3"),
         ({"n_samples": 0}, "n_samples == 0, must be >= 1"),
         ({"thumbnail_size": 0.6, "reduction": PCA(2)}, "thumbnail_size == 0.6, must be <= 0.5"),
         ({"channels": 3}, "channels=3 must be"),

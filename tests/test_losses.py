@@ -269,7 +269,7 @@ def test_length_of_projections_does_not_matter(loss):
 )
 @with_each_loss
 def test_wrong_shapes_are_refused(loss, shape1, shape2):
-    with pytest.raises(ValueError, match="z1 and z2 must be of one shape") as error:
+    with pytest.raises(ValueError, match="z1 and z2 must have the same shape") as error:
         loss(torch.zeros(shape1), torch.zeros(shape2))
     assert str(shape1) in str(error.value) and str(shape2) in str(error.value)
 

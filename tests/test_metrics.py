@@ -385,7 +385,7 @@ def test_features_that_are_all_zero_have_no_rank():
 )
 @pytest.mark.parametrize("shape", [(41, 6), (40, 5)])
 def test_pairs_of_two_shapes_are_refused(measure, names, shape):
-    with pytest.raises(ValueError, match=f"{names[0]} and {names[1]} must have one shape") as error:
+    with pytest.raises(ValueError, match=f"{names[0]} and {names[1]} must have the") as error:
         measure(np.ones((40, 6)), np.ones(shape))
     assert "(40, 6)" in str(error.value) and str(shape) in str(error.value)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from sklearn_simclr import _data
 from sklearn_simclr._data import TensorRows
@@ -33,6 +34,29 @@ def test_frames_and_sparse_matrices_are_left_alone():
 )
 def test_samples_of_different_shapes_are_refused_with_the_mend(X):
     with pytest.raises(ValueError, match=r"samples of one shape.* Bring all images to one size"):
+        as_array(X)
+
+
+class EndlessDataset(Dataset):
+    """Never raises the IndexError that ends the reading of a sequence."""
+
+    def __getitem__(self, index):
+        return torch.zeros(3, 8, 8), 0
+
+
+PAIRS = TensorDataset(torch.zeros(4, 3, 8, 8), torch.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (PAIRS, "got a TensorDataset. Its items are often pairs: pass the images, stacked"),
+        (EndlessDataset(), "got a EndlessDataset. Its items"),
+        (DataLoader(PAIRS), "got a DataLoader. .*: pass an array, a memory map or the paths"),
+    ],
+)
+def test_torch_datasets_are_refused_with_the_mend(X, message):
+    with pytest.raises(TypeError, match=message):
         as_array(X)
 
 

@@ -207,7 +207,9 @@ CASES = {
     "Input X contains NaN.": of_fit(np.full((4, 8, 8), np.nan)),
     "… of … image files in X cannot be read:": of_fit(["a.jpg", "b.jpg"]),
     "X must be a sequence of the paths of image files, got the single path …": of_fit("a.jpg"),
-    "root=… holds no images, neither in folders nor, without any, directly.": load_image_paths,
+    "root=… holds no images, neither in subfolders nor, if there are none, directly.": (
+        load_image_paths
+    ),
     "augmentation=… is a class; pass an object, …": of_fit(augmentation=SimCLRAugmentation),
     "augmentation=… does not suit X, which holds …": of_fit(augmentation="scarf"),
     "augmentation=… failed on a batch of shape …": of_fit(augmentation=failing),
@@ -227,7 +229,7 @@ CASES = {
         )
     ),
     "loss='supcon' learns from labels.": of_fit(loss="supcon"),
-    "output_layer=… is no layer of a projection head of projection_layers=…": of_fit(
+    "output_layer=… is not a layer of a projection head with projection_layers=…": of_fit(
         output_layer=3
     ),
     "batch_size=… is larger than the data": of_fit(),
@@ -238,7 +240,7 @@ CASES = {
     "The memory of … does not hold even … samples at a time": lambda: run_out_of_memory(1),
     "The memory of … does not hold its share of batches of … samples": share_too_much,
     "device=… cannot be used on this machine": of_fit(device="cuda:99"),
-    "… differs from the … of the model that the training would go on from.": (
+    "… differs from the … of the model that training would continue from.": (
         go_on_with_another_head
     ),
     "torch.compile does not work here, and the network is used as it is.": fit_without_a_compiler,
