@@ -267,6 +267,25 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         """
         return softmax(self._logits(X))
 
+    def predict_log_proba(self, X):
+        """Return the logarithms of the probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `predict`.
+
+        Returns
+        -------
+        ndarray of shape (n, k)
+            In the order of `classes_`; finite even where a probability rounds to zero. A tensor as
+            in `predict_proba`.
+        """
+        logits = self._logits(X)
+        if isinstance(logits, Tensor):
+            return logits.log_softmax(1)
+        return torch.from_numpy(logits).log_softmax(1).numpy()
+
     def decision_function(self, X):
         """Return the logits of the classes.
 

@@ -262,7 +262,7 @@ def test_classifier(simclr, digits, method, dispatch):
     assert isinstance(model.linear_coef_, np.ndarray) and isinstance(model.classes_, np.ndarray)
     assert_allclose(model.predict_proba(images), plain.predict_proba(images), rtol=1e-3, atol=1e-3)
     x = torch.tensor(images)
-    for name in ("predict", "predict_proba", "decision_function"):
+    for name in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
         found = getattr(model, name)(x)
         assert is_ordinary(found)
         assert_allclose(found.numpy(), getattr(model, name)(images), rtol=1e-5, atol=1e-5)

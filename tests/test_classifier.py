@@ -274,6 +274,7 @@ def test_predictions_are_those_of_the_fitted_attributes(classifier, few, setting
     powers = np.exp(logits.astype(float))
     proba = powers / powers.sum(axis=1, keepdims=True)
     assert_allclose(model.predict_proba(images), proba, rtol=1e-4)
+    assert_allclose(model.predict_log_proba(images), np.log(proba), rtol=1e-4, atol=1e-6)
     assert_array_equal(model.predict(images), model.classes_[proba.argmax(axis=1)])
     assert model.score(images, labels) == np.mean(model.predict(images) == labels)
 
