@@ -206,7 +206,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         paths = as_paths(X)
         n_samples = _num_samples(as_array(X)) if paths is None else len(paths)
         targets = self._read_targets(y, n_samples)
-        with joined("fit") as world:
+        with joined(f"{type(self).__name__}.fit") as world:
             classes, codes, random_state = world.broadcast_result(
                 lambda: (*targets, check_random_state(self.random_state))
             )

@@ -28,9 +28,8 @@ def read_labels(y, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
         )
     if y.dtype.kind == "O" and any(map(_is_missing, y)):
         raise ValueError("y holds missing values, such as None or NaN. Pass -1 for no label.")
-    unlabelled = y == ("-1" if y.dtype.kind in "US" else -1)
-    if y.dtype.kind == "O":
-        unlabelled = unlabelled.astype(bool) | (y.astype(str) == "-1")
+    texts = y.astype(str) if y.dtype.kind == "O" else y
+    unlabelled = np.isin(texts, ["-1", "-1.0"]) if texts.dtype.kind in "US" else y == -1
     labelled = y[~unlabelled]
     if len(labelled):
         check_classification_targets(labelled)

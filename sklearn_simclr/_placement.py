@@ -1,4 +1,4 @@
-"""Tensors on their way to a device, without waiting for what it has yet to do."""
+"""Tensors on their way to a device or another process, few at a time and without waiting."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable

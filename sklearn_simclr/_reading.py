@@ -19,6 +19,7 @@ from sklearn_simclr._warnings import warn_caller
 _CHANNEL_COUNTS = (1, 3, 4)  # an axis of such a length is taken as the channels
 _LARGEST_UNIT_PIXEL = 2  # room for interpolation that overshoots [0, 1]
 _BYTES = (0.0, 255.0)  # the pixels that stand for 0 and 1
+_HALF = 128  # which the largest pixel in 0..255 exceeds, but for the darkest images
 _DIM = 16  # up to which bytes are probably something else, such as masks or few levels
 
 
@@ -365,7 +366,7 @@ def match_pixel_range(
         fitted on negative pixels, which uint8 cannot hold, or values of uint8 are 0 and 1.
     """
     _, highest = extremes
-    if dtype == np.uint8 and fitted[0] < 0:
+    if dtype == np.uint8 and fitted[0] < 0 and fitted[1] < _HALF:  # and not an overshoot
         raise ValueError(
             "X holds pixels in 0..255, but the transformer was fitted on pixels from {:g} to {:g}. "
             "Pass an array that is scaled as in fit.".format(*fitted)

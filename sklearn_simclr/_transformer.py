@@ -355,7 +355,7 @@ class SimCLRTransformer(
             On Ctrl-C before the first epoch has ended; the transformer is unchanged. In a run of
             several processes it is always raised; finished epochs are kept.
         """
-        with joined("fit") as world, self._keeping_the_old():
+        with joined(f"{type(self).__name__}.fit") as world, self._keeping_the_old():
             world.broadcast_result(self._check_checkpoint_dir)
             continuing = self.warm_start and self.__sklearn_is_fitted__()
             opened, X, y = open_to_learn(self, X, y, reset=not continuing)
@@ -449,7 +449,7 @@ class SimCLRTransformer(
             As in `fit`.
         """
         self._validate_params()  # scikit-learn does it at the first call only
-        with joined("partial_fit") as world, self._keeping_the_old():
+        with joined(f"{type(self).__name__}.partial_fit") as world, self._keeping_the_old():
             continuing = self.__sklearn_is_fitted__()
             opened, _, y = open_to_learn(self, X, y, reset=not continuing)
             run = self._prepare(opened, y, continuing=continuing, world=world)
@@ -650,7 +650,7 @@ class SimCLRTransformer(
         """Do the work of `transform`, which scikit-learn wraps."""
         is_tensor = stays_tensor(X)
         device = X.device if is_tensor else torch.device("cpu")
-        with joined("transform") as world:
+        with joined(f"{type(self).__name__}.transform") as world:
             network, samples = self._restore(X, min_samples=1)
             check_agreement(world, samples, lambda: {"output_layer": self.output_layer})
             features = encode(network, samples, self._view_size, self.output_layer, device, world)
@@ -770,7 +770,8 @@ class SimCLRTransformer(
             "image_size": (self.image_size, self._view_size),
         }
         if self.encoder != "auto" and self.encoder is not self._encoder:
-            is_own = not hasattr(self._encoder, "build")  # a module, or a function that makes one
+            # A module, or a function that makes one.
+            is_own = isinstance(self._encoder, nn.Module) or not hasattr(self._encoder, "build")
             kinds = _kind(self.encoder), _kind(self._encoder) if is_own else self.encoder_name_
             if None not in kinds:
                 asked["encoder"] = kinds

@@ -14,6 +14,7 @@ import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
@@ -625,7 +626,9 @@ def _last_transformer(estimator):
         return estimator, ()
     if isinstance(estimator, FrozenEstimator):
         return _last_transformer(estimator.estimator)
-    for number, (_, step) in reversed(list(enumerate(getattr(estimator, "steps", ())))):
+    if not isinstance(estimator, Pipeline):
+        return None
+    for number, (_, step) in reversed(list(enumerate(estimator.steps))):
         found = _last_transformer(step)
         if found is not None:
             transformer, before = found

@@ -321,6 +321,8 @@ def mistakes():
         model.transform(images[: 64 - rank])
     with caught(errors):  # each waits for the other at once, however long their methods take
         (simclr().fit if rank == 0 else model.transform)(images)
+    with caught(errors):
+        (SimCLRClassifier(simclr()) if rank == 0 else simclr()).fit(images, labels)
     results = []
     with caught(errors):
         simclr(max_epochs=1).fit(images)

@@ -99,6 +99,17 @@ def test_a_fork_waits_for_no_thread_of_its_parent(monkeypatch):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+@needs_glibc
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_from_within_may_leave_what_its_parent_has_entered():
+    with reused_memory():
+        pid = os.fork()
+    if pid == 0:
+        os._exit(_allocator._users["count"])
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert _allocator._users["count"] == 0
+
+
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
 def test_an_allocator_tuned_by_the_user_is_left_alone(monkeypatch, name):
     monkeypatch.setitem(os.environ, name, "1000000")

@@ -18,8 +18,7 @@ from sklearn.pipeline import Pipeline
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from sklearn_simclr._training import Views
-from sklearn_simclr._views import two_views
+from sklearn_simclr._views import Views, two_views
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
     ColorDrop,

@@ -352,8 +352,9 @@ def test_processes_that_differ_are_refused(of_two):
         assert errors[4] is None  # batches of one sample a process
         assert "differ in the number of rows" in errors[6][1]
         assert errors[7][0] == "ValueError"
-        assert "differ in the method: fit and transform" in errors[7][1]
-        assert errors[8] is None
+        assert "the method: SimCLRTransformer.fit and SimCLRTransformer.transform" in errors[7][1]
+        assert "the method: SimCLRClassifier.fit and SimCLRTransformer.fit" in errors[8][1]
+        assert errors[9] is None
 
 
 def test_an_error_of_one_process_ends_all(of_two):

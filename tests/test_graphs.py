@@ -209,6 +209,15 @@ def test_who_asks_for_deterministic_convolutions_keeps_them(monkeypatch):
         assert not torch.backends.cudnn.benchmark
 
 
+def test_who_asks_for_deterministic_algorithms_gets_them():
+    torch.use_deterministic_algorithms(True)
+    try:
+        with fastest_convolutions(True):
+            assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_flags_that_nobody_may_set_are_not_set():
     code = (
         "import numpy as np, torch; from sklearn_simclr import SimCLRTransformer as S;"
@@ -221,7 +230,7 @@ def test_flags_that_nobody_may_set_are_not_set():
 @pytest.mark.parametrize(("value", "n_compiled"), [("auto", 0), (False, 0), (True, 1)])
 def test_parameter_compile_on_a_cpu(simclr, digits, monkeypatch, value, n_compiled):
     functions = []
-    monkeypatch.setattr(_micro_batches, "compiled", lambda f, **_: functions.append(f) or f)
+    monkeypatch.setattr(_micro_batches, "compiled", lambda f: functions.append(f) or f)
     model = simclr(compile=value, precision="float32").fit(digits[0])
     assert len(functions) == n_compiled
     expected = simclr(precision="float32").fit(digits[0]).loss_curve_
@@ -277,7 +286,7 @@ def test_only_what_is_long_is_compiled_on_its_way(
     simclr, digits, pretended, monkeypatch, seconds, n_compiled
 ):
     functions = []
-    monkeypatch.setattr(_micro_batches, "compiled", lambda f, **_: functions.append(f) or f)
+    monkeypatch.setattr(_micro_batches, "compiled", lambda f: functions.append(f) or f)
     monkeypatch.setattr(_training, "_WORTH_COMPILING", seconds)
     simclr(max_epochs=15).fit(digits[0])
     assert len(functions) == n_compiled

@@ -20,6 +20,7 @@ from sklearn_simclr._labels import read_labels, read_targets
         pytest.param(np.array(["dog", -1, "cat"], object), ["cat", "dog"], [1, -1, 0], id="object"),
         pytest.param(np.array(["dog", "-1", "a"], object), ["a", "dog"], [1, -1, 0], id="objects"),
         pytest.param(np.array(["dog", -1.0, "a"], object), ["a", "dog"], [1, -1, 0], id="float"),
+        pytest.param(["dog", -1.0, "a"], ["a", "dog"], [1, -1, 0], id="float in a list"),
         pytest.param(pd.Series(["b", "a", -1]), ["a", "b"], [1, 0, -1], id="series"),
         pytest.param(pd.Series([3, -1, 3]), [3], [0, -1, 0], id="series of numbers"),
     ],

@@ -13,7 +13,7 @@ from sklearn_simclr import SimCLRClassifier, _micro_batches
 from sklearn_simclr._data import Samples
 from sklearn_simclr._distributed import World
 from sklearn_simclr._inference import encode
-from sklearn_simclr._micro_batches import MicroBatches
+from sklearn_simclr._micro_batches import MicroBatches, is_out_of_memory
 from sklearn_simclr._network import build_network
 from sklearn_simclr._training import Objective, train
 from sklearn_simclr._views import Views
@@ -191,6 +191,12 @@ def test_only_the_second_pass_has_a_graph():
 
 
 # Out of memory
+
+
+@pytest.mark.parametrize("text", _micro_batches._LACKS)
+def test_a_lack_of_memory_is_recognised_by_what_is_said(text):
+    assert is_out_of_memory(RuntimeError(f"It failed: {text}."))
+    assert not is_out_of_memory(ValueError(text))
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])

@@ -142,6 +142,7 @@ def test_read_pixel_range(values, expected):
         (np.array([3, 200], np.uint8), (0.0, 1.0), (0.0, 255.0)),
         (np.array([3, 200], np.uint8), (0.0, 255.0), (0.0, 255.0)),
         (np.array([3, 200], np.uint8), (0.0, 16.0), (0.0, 16.0)),
+        (np.array([3, 200], np.uint8), (-0.5, 255.5), (-0.5, 255.5)),  # of interpolated floats
         (np.array([3.0, 200.0]), (0.0, 255.0), (0.0, 255.0)),
         (np.array([0.0, 0.0]), (0.0, 255.0), (0.0, 255.0)),  # black
         (np.array([0, 1]), (0.0, 255.0), (0.0, 255.0)),  # nearly so

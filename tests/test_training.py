@@ -11,12 +11,8 @@ from sklearn_simclr._data import Samples, batch_shape
 from sklearn_simclr._inference import discrimination_accuracy
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._network import build_network
-from sklearn_simclr._training import (
-    Objective,
-    Views,
-    check_training,
-    train,
-)
+from sklearn_simclr._training import Objective, check_training, train
+from sklearn_simclr._views import Views
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
     FeatureCorruption,

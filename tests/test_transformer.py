@@ -1155,3 +1155,25 @@ def test_how_estimators_are_printed_changes_nothing(simclr, digits, encoder):
         model.partial_fit(digits[0])
         again = simclr(encoder=encoder).fit(digits[0])
     assert model.n_iter_ == 3 and again.encoder_name_ == model.encoder_name_
+
+
+def test_addresses_do_not_make_another_module(simclr, digits):
+    kept = []
+
+    class Named(nn.Sequential):
+        def extra_repr(self):
+            kept.append(object())  # at another address each time
+            return f"made by {kept[-1]}"
+
+    model = simclr(encoder=Named(nn.Flatten(), nn.Linear(64, 4))).fit(digits[0])
+    assert "at 0x" in repr(model.encoder)
+    assert model.partial_fit(digits[0]).n_iter_ == 3
+
+
+def test_a_module_with_a_method_build_is_a_module(simclr, digits):
+    class Module(nn.Sequential):
+        def build(self):
+            pass
+
+    model = simclr(encoder=Module(nn.Flatten(), nn.Linear(64, 4))).fit(digits[0])
+    assert model.partial_fit(digits[0]).n_iter_ == 3
