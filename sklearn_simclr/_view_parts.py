@@ -436,8 +436,8 @@ class GaussianBlur(ViewPart):
     -----
     The kernel is a tenth of the image's longer side, as in the paper, and at least 3 pixels, but
     less than twice the shorter side, the limit of reflection padding. Images of any size are
-    blurred, whereas the paper does not blur CIFAR-10, nor `SimCLRAugmentation` views of at most 32
-    pixels per side.
+    blurred, whereas the paper does not blur CIFAR-10, and `SimCLRAugmentation` does not blur
+    views of at most 32 pixels per side.
 
     Examples
     --------

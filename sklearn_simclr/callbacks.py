@@ -181,7 +181,8 @@ class EarlyStopping(BaseEstimator):
     patience : int, default=10
         Number of evaluations without improvement after which training stops, >= 1.
     min_delta : float, default=0.0
-        Smallest increase over the best score so far that counts as an improvement, >= 0.
+        A score counts as an improvement if it exceeds that of the last improvement by more than
+        this, >= 0.
 
     Attributes
     ----------

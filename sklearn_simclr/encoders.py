@@ -227,8 +227,8 @@ class MLPEncoder(BaseEstimator):
     hidden_dim : int, default=256
         Width of every layer and of h, >= 1.
     n_layers : int, default=2
-        Number of layers, >= 1, each a linear map, batch normalisation and ReLU. SCARF uses 4, which
-        did better on one of three small tables, worse on another, and takes longer.
+        Number of layers, >= 1, each a linear map, batch normalisation and ReLU. SCARF uses 4,
+        which with few labels did better on one of three small tables and worse on another.
 
     References
     ----------
