@@ -87,7 +87,7 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
         if rows.dtype == np.uint8:
             _warn_of_dim_bytes(rows)
     elif image_shape is not None:
-        if rows.dtype == np.uint8:
+        if rows.dtype == np.uint8 and estimator.pixel_range_ == (0.0, 1.0):  # are these masks?
             extremes = 0.0, float(largest_byte(rows, enough=1))
         pixel_range = match_pixel_range(rows.dtype, extremes, estimator.pixel_range_)
     return Samples(rows, image_shape, estimator.channel_axis == 1, pixel_range, device)
