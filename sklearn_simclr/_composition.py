@@ -185,5 +185,9 @@ def _is_step(entry) -> bool:
 
 def _shape_after(step, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape (..., h, w) of the images that a step makes of images of the given shape."""
+    if isinstance(step, Compose):
+        for _, part in step.steps:
+            shape = _shape_after(part, shape)
+        return shape
     size = getattr(step, "size", None)
     return (*shape[:-2], size, size) if size else shape

@@ -531,6 +531,14 @@ def test_whole_augmentations_and_compositions_are_steps(inner):
     assert torch.equal(composed(images, seeded()), expected)
 
 
+def test_a_composition_within_a_composition_is_as_its_steps_alone():
+    images = rand(6, 3, 20, 20)
+    inner = [("small", Crop(size=12)), ("again", Crop())]
+    nested = Compose([("inner", Compose(inner)), ("noise", GaussianNoise(p=1))])
+    flat = Compose([*inner, ("noise", GaussianNoise(p=1))])
+    assert torch.equal(nested(images, seeded()), flat(images, seeded()))
+
+
 class Shift(BaseEstimator):
     """An augmentation of somebody else's, with only what it needs."""
 
