@@ -112,8 +112,9 @@ def plain_torch(*, reuses_memory: bool = False) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         # Within another context autocast would keep the weights that it has cast first.
         stack.enter_context(torch.autocast("cpu", enabled=False, cache_enabled=False))
-        if torch.is_autocast_enabled("cuda"):
-            stack.enter_context(torch.autocast("cuda", enabled=False))
+        for kind in ("cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield

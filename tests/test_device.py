@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from sklearn_simclr._device import multiplies_bfloat16, resolve_device, resolve_precision
+from sklearn_simclr._device import (
+    multiplies_bfloat16,
+    plain_torch,
+    resolve_device,
+    resolve_precision,
+)
 
 CPU = torch.device("cpu")
 CPU_CHECKS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -87,3 +92,14 @@ def test_auto_precision_on_mps_is_float32():
 def test_a_named_precision_is_taken():
     assert resolve_precision("float32", torch.device("cuda")) is torch.float32
     assert resolve_precision("bfloat16", CPU) is torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_plain_torch_has_no_autocast(kind):
+    torch.set_autocast_enabled(kind, True)
+    try:
+        with plain_torch():
+            assert not torch.is_autocast_enabled(kind)
+        assert torch.is_autocast_enabled(kind)
+    finally:
+        torch.set_autocast_enabled(kind, False)

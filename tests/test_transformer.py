@@ -141,7 +141,7 @@ def settings():
         "default dtype": torch.get_default_dtype(),
         "default device": torch.get_default_device(),
         "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-        "autocast": [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
+        "autocast": [torch.is_autocast_enabled(device) for device in ("cpu", "cuda", "mps")],
         "deterministic": (
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
