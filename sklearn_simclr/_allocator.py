@@ -18,15 +18,15 @@ _RETURNING = (
     (_MMAP_THRESHOLD, 2**25),
 )
 _lock = threading.Lock()
-_users = {"count": 0}
+_n_users = 0
 
 
 def _start_anew() -> None:
     """Forget the trainings of the parent's other threads, one of which may have held the lock."""
-    global _lock
+    global _lock, _n_users
     _lock = threading.Lock()
-    if _users["count"]:
-        _users["count"] = 0
+    if _n_users:
+        _n_users = 0
         _set(_RETURNING)
 
 
@@ -43,19 +43,20 @@ def reused_memory() -> Iterator[None]:
     of the time of a step. Other C libraries, and settings of malloc's in the environment, are left
     alone.
     """
+    global _n_users
     if not _is_tunable():
         yield
         return
     with _lock:
-        _users["count"] += 1
-        if _users["count"] == 1:
+        _n_users += 1
+        if _n_users == 1:
             _set(_KEEPING)
     try:
         yield
     finally:
         with _lock:
-            _users["count"] = max(0, _users["count"] - 1)  # 0 already in a fork from within
-            if not _users["count"]:
+            _n_users = max(0, _n_users - 1)  # 0 already in a fork from within
+            if not _n_users:
                 _set(_RETURNING)
                 _libc().malloc_trim(0)
 

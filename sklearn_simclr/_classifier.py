@@ -493,7 +493,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Every process of a run does all of it, and takes over the result of the first process.
         """
-        transformer = copy.copy(start.transformer)
+        transformer = start.transformer
         network, samples = transformer._restore(lesson.X, min_samples=1)
         trained = NetworkWithHead(network, transformer.output_layer, start.coef, start.intercept)
         n_steps, losses = self._n_steps(task), list(losses_before)

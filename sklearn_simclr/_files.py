@@ -48,7 +48,6 @@ class FileRows:
 
     def __init__(self, paths: list[str], image_shape: tuple, decoder: "_Decoder", digest: str):
         self.shape = len(paths), math.prod(image_shape)
-        self.nbytes = math.prod(self.shape)
         self.digest = digest  # of all values, as `Samples.digest` computes it for arrays
         self._paths = paths
         self._image_shape = image_shape

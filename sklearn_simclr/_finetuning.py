@@ -144,19 +144,18 @@ def fine_tune(
         first, end = int(steps[0]), int(steps[-1]) + 1
         rates = [learning_rate_at(step) for step in range(first, end)]
         global_seed = derived_seed(seed, _GLOBAL_STREAM, first)
+        indices, losses = batches[first:end], []
+        rows = samples.batches(task.rows[index] for index in indices)
         with global_draws(views.draws_globally, global_seed, samples.device):
-            losses = _take_steps(
-                model,
-                optimizer,
-                samples,
-                task,
-                views,
-                micro_batches,
-                batches=batches[first:end],
-                rates=rates,
-                generator=generator,
-                on_step=on_step,
-            )
+            for index, rate, batch in zip(indices, rates, rows, strict=True):
+                set_learning_rate(optimizer, rate)
+                x = views.single(batch, generator)
+                loss = micro_batches.backward(x, partial(task.loss, index=index), len(index))
+                optimizer.step()
+                losses.append(loss)
+                if on_step is not None:
+                    on_step(partial(synchronize, samples.device))
+            losses = torch.stack(losses).tolist()  # the only wait, unless `on_step` waits
             largest = float(largest_weight(model))
         if not math.isfinite(sum(losses) + largest):
             raise FloatingPointError(
@@ -165,21 +164,3 @@ def fine_tune(
                 f"(here up to {max(rates):.3g})."
             )
         yield StepsRecord(end, losses)
-
-
-def _take_steps(
-    model, optimizer, samples, task, views, micro_batches, *, batches, rates, generator, on_step
-) -> list[float]:
-    """Take one step for each batch; return the losses, the only wait if `on_step` does not."""
-    model.eval()
-    losses = []
-    samples_of = samples.batches(task.rows[index] for index in batches)
-    for index, rate, batch in zip(batches, rates, samples_of, strict=True):
-        set_learning_rate(optimizer, rate)
-        x = views.single(batch, generator)
-        loss = micro_batches.backward(x, partial(task.loss, index=index), len(index))
-        optimizer.step()
-        losses.append(loss)
-        if on_step is not None:
-            on_step(partial(synchronize, samples.device))
-    return torch.stack(losses).tolist()

@@ -41,7 +41,7 @@ def encode(
     n, is_shared = len(samples), len(samples) >= world.size
     rows = torch.arange(n)[world.share(n)] if is_shared else torch.arange(n)
     indices = rows.split(_rows_at_a_time(network, samples, image_size))
-    represent = in_halves(lambda batch: network.represent(_whole(batch, image_size), output_layer))
+    represent = in_halves(lambda batch: network.represent(resize(batch, image_size), output_layer))
     features = _collected(map(represent, samples.batches(indices)), len(rows), device)
     return world.all_gather(features, n) if is_shared else features
 
@@ -124,10 +124,6 @@ def _map_views(
     with global_draws(views.draws_globally, derived_seed(seed, _SCORE_STREAM), samples.device):
         batches = samples.batches(indices)
         return [function(torch.cat(views(batch, generator))) for batch in batches]
-
-
-def _whole(batch: Tensor, image_size: int | None) -> Tensor:
-    return resize(batch, image_size) if image_size else batch
 
 
 def in_halves(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

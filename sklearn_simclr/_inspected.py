@@ -168,8 +168,7 @@ def _make_views(
             if not (alike and view.shape == made[0].shape):
                 wanted = "one float view a sample, all of one shape"
                 raise refusal_of(view, batch, views.augmentation, wanted)
-    if batch.ndim == 4 and views.image_size:
-        batch = resize(batch, views.image_size)
+    batch = resize(batch, views.image_size)
     return _channels_last(batch), _channels_last(torch.stack(made, dim=1))
 
 

@@ -512,9 +512,9 @@ def invert_bright(images: Tensor, *, threshold: float) -> Tensor:
     return torch.where(images >= threshold, 1 - images, images)
 
 
-def resize(batch: Tensor, size: int) -> Tensor:
-    """Bring whole images (n, c, h, w) to a square of `size` pixels, with anti-aliasing."""
-    if batch.shape[-2:] == (size, size):
+def resize(batch: Tensor, size: int | None) -> Tensor:
+    """Resize images (n, c, h, w) to squares of `size` pixels, anti-aliased; None: not at all."""
+    if size is None or batch.shape[-2:] == (size, size):
         return batch
     return F.interpolate(batch, (size, size), mode="bilinear", antialias=True)
 

@@ -18,7 +18,7 @@ from sklearn_simclr._warnings import warn_caller
 
 _CHANNEL_COUNTS = (1, 3, 4)  # an axis of such a length is taken as the channels
 _LARGEST_UNIT_PIXEL = 2  # room for interpolation that overshoots [0, 1]
-_BYTES = (0.0, 255.0)  # the pixels that stand for 0 and 1
+_BYTES, _UNIT = (0.0, 255.0), (0.0, 1.0)  # the usual pixels that stand for 0 and 1
 _HALF = 128  # which the largest pixel in 0..255 exceeds, but for the darkest images
 _DIM = 16  # up to which bytes are probably something else, such as masks or few levels
 
@@ -73,7 +73,7 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
     rows, image_shape = _check_rows(estimator, X, reset=reset, min_samples=min_samples)
     if isinstance(X, ImageFiles):
         if not reset:  # files range from black to white, whatever these were in fit
-            match_pixel_range(np.dtype(np.uint8), _BYTES, estimator.pixel_range_)
+            match_pixel_range(np.dtype(np.uint8), 255, estimator.pixel_range_)
         return Samples(rows, image_shape, False, _BYTES, device)
     if reset and image_shape is None and estimator.image_size is not None:
         raise ValueError(
@@ -83,13 +83,14 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
     extremes = read_extremes(rows, estimator)
     pixel_range = None
     if image_shape is not None and reset:
-        pixel_range = read_pixel_range(rows.dtype, extremes)
+        pixel_range = read_pixel_range(extremes)
         if rows.dtype == np.uint8:
             _warn_of_dim_bytes(rows)
     elif image_shape is not None:
-        if rows.dtype == np.uint8 and estimator.pixel_range_ == (0.0, 1.0):  # are these masks?
-            extremes = 0.0, float(largest_byte(rows, enough=1))
-        pixel_range = match_pixel_range(rows.dtype, extremes, estimator.pixel_range_)
+        largest = extremes[1]
+        if rows.dtype == np.uint8 and estimator.pixel_range_ == _UNIT:  # these may be masks
+            largest = largest_byte(rows, enough=1)
+        pixel_range = match_pixel_range(rows.dtype, largest, estimator.pixel_range_)
     return Samples(rows, image_shape, estimator.channel_axis == 1, pixel_range, device)
 
 
@@ -319,7 +320,7 @@ def read_extremes(rows: np.ndarray | TensorRows, estimator) -> tuple[float, floa
         If a value is not finite as float32, with scikit-learn's message for this estimator.
     """
     if rows.dtype == np.uint8:
-        return 0.0, 255.0
+        return _BYTES
     extremes, dtype = [], np.float32
     if isinstance(rows, TensorRows):
         rows, dtype = rows.tensor, torch.float32
@@ -341,18 +342,16 @@ def largest_byte(rows: np.ndarray | TensorRows, enough: int) -> int:
     return largest
 
 
-def read_pixel_range(dtype: np.dtype, extremes: tuple[float, float]) -> tuple[float, float]:
-    """Return the values that stand for 0 and 1: those of the dtype, of [0, 1], or the extremes."""
+def read_pixel_range(extremes: tuple[float, float]) -> tuple[float, float]:
+    """Return the values that stand for 0 and 1: these if all lie in [0, 1], else the extremes."""
     low, high = extremes
-    if dtype == np.uint8:
-        return 0.0, 255.0
     if 0 <= low and high <= 1:
-        return 0.0, 1.0
+        return _UNIT
     return low, high if high > low else low + 1
 
 
 def match_pixel_range(
-    dtype: np.dtype, extremes: tuple[float, float], fitted: tuple[float, float]
+    dtype: np.dtype, largest: float, fitted: tuple[float, float]
 ) -> tuple[float, float]:
     """Return the pixel range to read new rows with, given the one learned in fit.
 
@@ -365,28 +364,27 @@ def match_pixel_range(
         If floats lie in [0, 1] but the model was fitted on uint8, or the reverse; if the model was
         fitted on negative pixels, which uint8 cannot hold, or values of uint8 are 0 and 1.
     """
-    _, highest = extremes
-    if dtype == np.uint8 and fitted[0] < 0 and fitted[1] < _HALF:  # and not an overshoot
-        raise ValueError(
-            "X holds pixels in 0..255, but the transformer was fitted on pixels from {:g} to {:g}. "
-            "Pass an array that is scaled as in fit.".format(*fitted)
-        )
-    if dtype == np.uint8 and fitted == (0.0, 1.0) and highest == 1:
-        raise ValueError(
-            "X is uint8, whose 255 stands for 1, but its largest value is 1, and the transformer "
-            "was fitted on pixels in [0, 1]. Pass X.astype(float); or X / 255, if these are bytes "
-            "of images that are nearly black."
-        )
     if dtype == np.uint8:
-        return (0.0, 255.0) if fitted == (0.0, 1.0) else fitted
-    if fitted == (0.0, 255.0) and 0 < highest <= 1 and dtype.kind == "f":
+        if fitted[0] < 0 and fitted[1] < _HALF:  # resized bytes overshoot at both ends
+            raise ValueError(
+                "X holds pixels in 0..255, but the transformer was fitted on pixels from {:g} to "
+                "{:g}. Pass an array that is scaled as in fit.".format(*fitted)
+            )
+        if fitted == _UNIT and largest == 1:
+            raise ValueError(
+                "X is uint8, whose 255 stands for 1, but its largest value is 1, and the "
+                "transformer was fitted on pixels in [0, 1]. Pass X.astype(float); or X / 255, if "
+                "these are bytes of images that are nearly black."
+            )
+        return _BYTES if fitted == _UNIT else fitted
+    if fitted == _BYTES and 0 < largest <= 1 and dtype.kind == "f":
         raise ValueError(
             f"X holds {dtype} values in [0, 1], but the transformer was fitted on pixels in "
             "0..255. Pass X * 255, or the uint8 images."
         )
-    if fitted == (0.0, 1.0) and highest > _LARGEST_UNIT_PIXEL:
+    if fitted == _UNIT and largest > _LARGEST_UNIT_PIXEL:
         raise ValueError(
-            f"X reaches {highest:g}, but the transformer was fitted on pixels in [0, 1]. Scale "
+            f"X reaches {largest:g}, but the transformer was fitted on pixels in [0, 1]. Scale "
             "X as in fit, or pass uint8 images."
         )
     return fitted

@@ -226,19 +226,10 @@ def train(
             contextlib.nullcontext() if compiles is True else quick_batch_norm(network),
             fastest_convolutions(compiles is True or (is_recorded and n_steps >= _MANY_STEPS)),
         ):
-            loss, largest = _train_epoch(
-                network,
-                optimizer,
-                samples,
-                views,
-                pairs_of,
-                take_step,
-                batch_size=batch_size,
-                rates=rates,
-                generator=cpu_generator(seed, _EPOCH_STREAM, epoch),
-                world=world,
-                on_step=on_step,
-            )
+            generator = cpu_generator(seed, _EPOCH_STREAM, epoch)
+            indices = shuffled_batches(len(samples), batch_size, generator)
+            pairs = _pairs(samples, views, pairs_of, indices, generator, world)
+            loss, largest = _train_epoch(step, take_step, indices, rates, pairs, on_step)
             if not math.isfinite(loss + largest):
                 raise FloatingPointError(
                     f"Epoch {epoch + 1} ended with a loss of {loss} and weights up to "
@@ -300,36 +291,29 @@ class _Step(NamedTuple):
 
 
 def _train_epoch(
-    network,
-    optimizer,
-    samples,
-    views,
-    pairs_of,
-    take_step,
-    *,
-    batch_size,
-    rates,
-    generator,
-    world,
-    on_step,
+    step: _Step,
+    take_step: Callable[[Tensor, Tensor], Tensor],
+    indices: Tensor,
+    rates: list[float],
+    pairs: Iterator[Tensor],
+    on_step: Callable[[Callable[[], None]], None] | None,
 ) -> list[float]:
     """Take one step for each batch; return the mean loss and the largest weight.
 
-    Reading these two is the only wait for the device, if `on_step` does not.
+    `take_step` does what `step` does, perhaps by a recording. Reading the two numbers is the only
+    wait for the device, unless `on_step` waits.
     """
+    network, world, device = step.network, step.world, step.micro_batches.device
     network.train()
-    total = torch.zeros((), dtype=torch.float32, device=samples.device)
-    indices = shuffled_batches(len(samples), batch_size, generator)
-    pairs = _pairs(samples, views, pairs_of, indices, generator, world)
+    total = torch.zeros((), dtype=torch.float32, device=device)
     for index, rate, x in zip(indices, rates, pairs, strict=True):
-        set_learning_rate(optimizer, rate)
+        set_learning_rate(step.optimizer, rate)
         total += take_step(x, index)
         if on_step is not None:
-            on_step(partial(synchronize, samples.device))
-    world.broadcast(_state_of(network, optimizer))
-    return world.all_reduce_mean(
-        torch.stack([total / len(indices), largest_weight(network)])
-    ).tolist()
+            on_step(partial(synchronize, device))
+    world.broadcast(_state_of(network, step.optimizer))
+    results = torch.stack([total / len(indices), largest_weight(network)])
+    return world.all_reduce_mean(results).tolist()
 
 
 def _pairs(

@@ -729,13 +729,14 @@ class SimCLRTransformer(
 
     def _facts(self, objective: Objective, samples: Samples, continuing: bool) -> dict:
         """Collect what several processes have to agree on."""
+        kinds = str | Real | tuple | list | BaseEstimator | None
         params = {
             name: repr(value) if isinstance(value, BaseEstimator) else value
             for name, value in self.get_params(deep=False).items()
-            if isinstance(value, str | Real | tuple | list | BaseEstimator | None)
+            if name not in _OWN and isinstance(value, kinds)
         }
         labels = objective.labels
-        return {name: value for name, value in params.items() if name not in _OWN} | {
+        return params | {
             "the epochs trained before": len(self.loss_curve_) if continuing else 0,
             "the checksum of y": None if labels is None else crc32(labels.numpy().tobytes()),
             "the precision": str(resolve_precision(self.precision, samples.device)),

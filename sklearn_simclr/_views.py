@@ -148,6 +148,4 @@ class Views(NamedTuple):
         return self.augmentation(batch)
 
     def _resized(self, batch: Tensor) -> Tensor:
-        if self.image_size and not makes_size(self.augmentation):
-            return resize(batch, self.image_size)
-        return batch
+        return batch if makes_size(self.augmentation) else resize(batch, self.image_size)

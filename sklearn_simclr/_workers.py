@@ -12,14 +12,14 @@ from threadpoolctl import threadpool_limits  # scikit-learn requires it
 
 from sklearn_simclr._warnings import warn_caller
 
-_process = {"forked": False}
+_is_forked = False
 _at_work: set[int] = set()  # the threads of this process that are in `fair_threads`
 _lock = threading.Lock()
 
 
 def _mark_as_forked() -> None:
-    global _lock
-    _process["forked"] = True
+    global _lock, _is_forked
+    _is_forked = True
     _at_work.clear()
     _lock = threading.Lock()  # another thread of the parent may have held it
 
@@ -55,7 +55,7 @@ def _limited(crowded: bool) -> Iterator[None]:
     n_threads = torch.get_num_threads()
     if n_threads == 1:
         yield
-    elif _process["forked"]:
+    elif _is_forked:
         torch.set_num_threads(1)
         try:
             yield
@@ -97,4 +97,4 @@ def warn_of_shared_gpu(device: torch.device) -> None:
 
 def in_forked_process() -> bool:
     """Whether this process was forked from one that had imported the package."""
-    return _process["forked"]
+    return _is_forked

@@ -105,9 +105,9 @@ def test_a_fork_from_within_may_leave_what_its_parent_has_entered():
     with reused_memory():
         pid = os.fork()
     if pid == 0:
-        os._exit(_allocator._users["count"])
+        os._exit(_allocator._n_users)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert _allocator._users["count"] == 0
+    assert _allocator._n_users == 0
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])

@@ -32,7 +32,7 @@ def read(X, image_shape=None, channel_axis=-1):
     """Samples of an X, by the way that leads from one to the other."""
     X = as_array(X)
     shape = read_image_shape(X.shape, image_shape, channel_axis)
-    pixel_range = shape and read_pixel_range(X.dtype, read_extremes(X, "Test"))
+    pixel_range = shape and read_pixel_range(read_extremes(X, "Test"))
     return Samples(X, shape, channel_axis == 1, pixel_range, CPU)
 
 

@@ -544,7 +544,7 @@ def test_rows_are_the_same_in_every_way(folder, photos, tmp_path, monkeypatch):
         files = read_files(folder, **options)
         rows = files.rows
         assert type(rows) is kind
-        assert (len(files), rows.shape, rows.dtype, rows.nbytes) == (32, (32, 768), np.uint8, 24576)
+        assert (len(files), rows.shape, rows.dtype) == (32, (32, 768), np.uint8)
         assert_array_equal(rows[index], expected[index])
         assert_array_equal(rows[np.arange(32)], expected)
         assert_array_equal(files.kept, np.arange(32))

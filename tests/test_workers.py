@@ -226,6 +226,6 @@ def test_cuda_in_a_forked_process_is_refused_with_the_mend(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "zeros", fail)
-    monkeypatch.setitem(_workers._process, "forked", True)
+    monkeypatch.setattr(_workers, "_is_forked", True)
     with pytest.raises(ValueError, match=r"device='auto' .*backend 'loky'"):
         resolve_device("auto")
