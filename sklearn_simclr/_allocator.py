@@ -22,7 +22,7 @@ _n_users = 0
 
 
 def _start_anew() -> None:
-    """Forget the trainings of the parent's other threads, one of which may have held the lock."""
+    """Forget the parent's other threads that train, one of which may have held the lock."""
     global _lock, _n_users
     _lock = threading.Lock()
     if _n_users:

@@ -1,4 +1,4 @@
-"""Files that a killed training goes on from: whole or not there, and read without running code."""
+"""Checkpoints that a killed run resumes from: complete or absent, read without running code."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ _MAGIC, _VERSION = b"sklearn_simclr checkpoint ", b"1\n"
 _DIGEST_BYTES = 32
 _SUFFIX = ".ckpt"
 _STRUCTURE = "structure"  # the entry of the archive that says where its arrays belong
-_SHARE = 20  # what is worked between two checkpoints, in multiples of what the first of them took
+_SHARE = 20  # time from one checkpoint to the next, in multiples of the time the first one took
 
 
 def prepare_directory(directory) -> None:
@@ -37,14 +37,14 @@ def prepare_directory(directory) -> None:
 
 
 class CheckpointStore:
-    """The checkpoint of one training, among those of others.
+    """The checkpoint of one training run, among those of others.
 
     Parameters
     ----------
     directory : path
-        Where it lies, beside those of other trainings. Any number of processes may share it.
+        Where it lies, beside those of other runs. Any number of processes may share it.
     key : str
-        What tells this training from all others; the stem of the file's name.
+        What tells this run from all others; the stem of the file's name.
 
     Notes
     -----
@@ -63,7 +63,7 @@ class CheckpointStore:
         Raises
         ------
         ValueError
-            If the file is damaged, of another format or another training, or cannot be read.
+            If the file is damaged, of another format or another run, or cannot be read.
         """
         sweep(self.path.parent)
         try:
@@ -90,7 +90,7 @@ class CheckpointStore:
         return state
 
     def refusal(self, problem: str) -> ValueError:
-        """Make the error for a checkpoint that cannot be gone on from."""
+        """Make the error for a checkpoint that no run can resume from."""
         return ValueError(
             f"The checkpoint {str(self.path)!r} {problem}. Delete it, or move it away, to train "
             "from the start."

@@ -26,7 +26,7 @@ from sklearn_simclr._labels import read_targets
 from sklearn_simclr._persistence import load_weights, to_plain
 from sklearn_simclr._probe import LinearModel, fit_probe
 from sklearn_simclr._progress import Progress
-from sklearn_simclr._random import derived_seed
+from sklearn_simclr._random import STUDENT_STREAM, TEACHER_STREAM, derived_seed
 from sklearn_simclr._reading import as_array, open_to_learn
 from sklearn_simclr._run import views_of
 from sklearn_simclr._transformer import SimCLRTransformer
@@ -35,7 +35,6 @@ from sklearn_simclr.optim import make_optimizer, warmup_cosine
 _ROWS_TO_FINE_TUNE = 10  # labelled, per class
 _MIN_STEPS, _MIN_EPOCHS = 200, 30  # of max_iter="auto"
 _WARMUP_SHARE = 0.1
-_TEACHER, _STUDENT = 0, 1  # what a seed is derived for
 
 
 class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -471,13 +470,13 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         if lesson.method == "fine_tuning":
             labelled = torch.from_numpy(np.flatnonzero(lesson.codes >= 0))
             task = Task(labelled, torch.from_numpy(lesson.codes)[labelled])
-            fitted = self._fine_tune("fine-tuning", _TEACHER, probe, task, lesson, [])
+            fitted = self._fine_tune("fine-tuning", TEACHER_STREAM, probe, task, lesson, [])
         if lesson.distills:
             logits = to_plain(LinearModel.of(fitted).logits(lesson.X))
             targets = torch.from_numpy(softmax(logits / self.distill_temperature))  # (n, k)
             task = Task(torch.arange(len(targets)), targets, self.distill_temperature)
             before = fitted["loss_curve_"]
-            fitted = self._fine_tune("distillation", _STUDENT, probe, task, lesson, before)
+            fitted = self._fine_tune("distillation", STUDENT_STREAM, probe, task, lesson, before)
         return fitted
 
     def _fine_tune(

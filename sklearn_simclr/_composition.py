@@ -1,4 +1,4 @@
-"""Several augmentations of images, applied in sequence."""
+"""Several augmentations of images, applied in sequence; what an augmentation is."""
 
 from collections.abc import Iterator
 

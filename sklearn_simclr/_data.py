@@ -203,8 +203,8 @@ def channel_statistics(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
 def batch_shape(n_samples: int, batch_size: int) -> tuple[int, int]:
     """Number and size of the batches of an epoch.
 
-    All are of one size, at most `batch_size` and at least 2. A few rows may sit out an epoch: fewer
-    than there are batches, but one of 3 in batches of 2.
+    All are of one size, at most `batch_size` and at least 2. A few rows are left out of an epoch:
+    fewer than there are batches (but one of 3 rows in batches of 2).
 
     Examples
     --------

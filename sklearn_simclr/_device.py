@@ -89,7 +89,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def mixed_precision(precision: torch.dtype, device: torch.device) -> torch.autocast:
-    """Multiply in this dtype, which float32 leaves as it is."""
+    """Autocast to this dtype; float32 switches autocast off."""
     if precision == torch.float32:
         return torch.autocast(device.type, enabled=False)
     return torch.autocast(device.type, dtype=precision)
@@ -102,7 +102,7 @@ def plain_torch(*, reuses_memory: bool = False) -> Iterator[None]:
     Parameters
     ----------
     reuses_memory : bool, default=False
-        Whether to keep what is freed for what is allocated next, as trainings do.
+        Whether to keep what is freed for what is allocated next, as training does.
     """
     with contextlib.ExitStack() as stack:
         if reuses_memory:
@@ -110,7 +110,7 @@ def plain_torch(*, reuses_memory: bool = False) -> Iterator[None]:
         stack.enter_context(fair_threads())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        # Within another context autocast would keep the weights that it has cast first.
+        # Within a surrounding autocast, torch would keep using the first cast copies of weights.
         stack.enter_context(torch.autocast("cpu", enabled=False, cache_enabled=False))
         for kind in ("cuda", "mps"):
             if torch.is_autocast_enabled(kind):

@@ -54,7 +54,7 @@ class World:
         return self.rank == 0
 
     def share(self, n: int) -> slice:
-        """Which of n rows are this process's: as many as the others', or one more or less."""
+        """Which of n rows are this process's; the shares differ by one row at most."""
         least, rest = divmod(n, self.size)
         start = self.rank * least + min(self.rank, rest)
         return slice(start, start + least + (self.rank < rest))
@@ -69,7 +69,7 @@ class World:
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients of each parameter over the processes, in one message.
 
-        What has a gradient nowhere is left without.
+        A parameter that has a gradient in no process is left without.
         """
         if self.size == 1:
             return
@@ -184,7 +184,7 @@ def joined(method: str) -> Iterator[World]:
     Raises
     ------
     RuntimeError
-        If another thread of this process is at it: the processes would answer the wrong questions.
+        If another thread of this process is inside already: their messages would get mixed up.
     ValueError
         If another process has called another method.
     """
@@ -223,7 +223,7 @@ def _world() -> World:
         return World()
     if dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size())
-    # What such a process starts in its turn is none of the run's processes.
+    # A child of such a process is not one of the run's processes.
     if dist.is_torchelastic_launched() and multiprocessing.parent_process() is None:
         return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     return World()

@@ -155,7 +155,7 @@ def write_onnx(network: ExportedNetwork, path: str | os.PathLike, input_dtype: s
     example = torch.zeros(_EXAMPLE_ROWS, *network.sample_shape, dtype=getattr(torch, input_dtype))
     any_number = ({0: torch.export.Dim(_BATCH)},)
     try:
-        # Not left to torch.onnx, which would go on without a word for the rows of the example only.
+        # Not left to torch.onnx, which would silently fix the number of rows to the example's.
         program = torch.export.export(network, (example,), dynamic_shapes=any_number, strict=False)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]

@@ -15,12 +15,17 @@ from sklearn_simclr._device import synchronize
 from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._placement import placed
-from sklearn_simclr._random import cpu_generator, derived_seed, global_draws
+from sklearn_simclr._random import (
+    STEPS_GLOBAL_STREAM,
+    STEPS_STREAM,
+    cpu_generator,
+    derived_seed,
+    global_draws,
+)
 from sklearn_simclr._views import Views
 from sklearn_simclr.optim import set_learning_rate
 
-_RECORDS = 10  # in a training
-_STEPS_STREAM, _GLOBAL_STREAM = 3, 4  # what a seed is derived for
+_RECORDS = 10  # of one fine-tuning
 
 
 class NetworkWithHead(nn.Module):
@@ -66,22 +71,22 @@ class Task(NamedTuple):
 
 
 class StepsRecord(NamedTuple):
-    """What a tenth of a training came to."""
+    """The result of a tenth of the steps."""
 
     step: int  # the last one, counted from 1
     losses: list[float]  # of each step
 
 
 def n_records(n_steps: int) -> int:
-    """How many records a training of so many steps is cut into: ten, or one a step."""
+    """How many records fine-tuning of so many steps yields: ten, or one a step."""
     return min(n_steps, _RECORDS)
 
 
 def drawn_batches(n_rows: int, batch_size: int, n_steps: int, generator: Generator) -> Tensor:
     """Draw batches (n_steps, batch_size) out of shuffles of all rows put end to end.
 
-    Every batch is full, however few rows there are, and all rows come up equally often but for
-    one time.
+    Every batch is full, however few rows there are, and how often rows come up differs by one at
+    most.
 
     Examples
     --------
@@ -124,13 +129,13 @@ def fine_tune(
     Raises
     ------
     FloatingPointError
-        If a loss, or what it made of the weights, is not finite.
+        If a loss, or a weight after it, is not finite.
     """
     with global_draws(views.draws_globally, seed, samples.device), torch.no_grad():
         view = views.single(samples.batch(task.rows[:1]), cpu_generator(seed))
         with dropping_idle_strides(model):
             model.eval()(view)
-    generator = cpu_generator(seed, _STEPS_STREAM)
+    generator = cpu_generator(seed, STEPS_STREAM)
     batches = drawn_batches(len(task.rows), batch_size, n_steps, generator)
     micro_batches = MicroBatches(
         model,
@@ -143,7 +148,7 @@ def fine_tune(
     for steps in torch.arange(n_steps).tensor_split(n_records(n_steps)):
         first, end = int(steps[0]), int(steps[-1]) + 1
         rates = [learning_rate_at(step) for step in range(first, end)]
-        global_seed = derived_seed(seed, _GLOBAL_STREAM, first)
+        global_seed = derived_seed(seed, STEPS_GLOBAL_STREAM, first)
         indices, losses = batches[first:end], []
         rows = samples.batches(task.rows[index] for index in indices)
         with global_draws(views.draws_globally, global_seed, samples.device):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 _OWN = __name__.partition(".")[0]
 _INSTALLED = {"dist-packages", "site-packages"}  # folders that code is installed to
-# What moves with the text around a class and is nothing that it does.
+# Attributes that depend on the text around a class, not on what it does.
 _INCIDENTAL = {"__doc__", "__firstlineno__", "__module__", "__static_attributes__"}
 
 
@@ -67,7 +67,7 @@ def _digest(kind: str, *parts) -> bytes:
 
 
 class _Reader:
-    """Reads one value; what it comes upon again while it is reading it is told by its number."""
+    """Reads one value; an object met again within it is named by its number."""
 
     def __init__(self) -> None:
         self._met: dict[int, tuple[int, object]] = {}  # by address; holds it, so it stays its own
@@ -163,7 +163,7 @@ class _Reader:
         )
 
     def _read_named(self, namespace: dict, names) -> list[bytes]:
-        """Read what names stand for, and in modules of the user's what the same names stand for.
+        """Read the objects that names refer to, and in the user's modules those of the same names.
 
         What cannot be described, such as a lock, counts by its class, and if that is the user's, by
         what else it holds.

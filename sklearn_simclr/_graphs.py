@@ -23,7 +23,7 @@ class Replayed:
 
     Each kernel takes Python longer to start than a GPU takes to run a small one, and a step of
     training starts a thousand. A graph of them starts in one go. Whatever else the function does,
-    such as drawing numbers on the CPU, it does no more. It has to work on its arguments and on
+    such as drawing numbers on the CPU, is not repeated. It has to work on its arguments and on
     tensors that stay where they are, and not to wait for the GPU; where it cannot be recorded, it
     goes on as a function.
 
@@ -89,9 +89,9 @@ def _stream(device: torch.device, *purpose: str | int) -> torch.cuda.Stream:
 
 @contextlib.contextmanager
 def fastest_convolutions(needed: bool) -> Iterator[None]:
-    """Let cuDNN try its algorithms on each shape and keep the fastest, instead of guessing it.
+    """Let cuDNN try its algorithms on each shape and keep the fastest, instead of guessing.
 
-    Which one that is differs from run to run: not for those who asked for deterministic ones.
+    The choice may differ between runs, so it is left alone where determinism was asked for.
     """
     cudnn = torch.backends.cudnn
     is_exact = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
@@ -108,7 +108,7 @@ def fastest_convolutions(needed: bool) -> Iterator[None]:
 def beside(
     make: Callable[[Item], Tensor], items: Iterable[Item], device: torch.device
 ) -> Iterator[Tensor]:
-    """Yield what is made of each item, on a stream of its own beside what the GPU does meanwhile.
+    """Make a tensor of each item on a side stream, one ahead of its use.
 
     Each is made while the one before is in use. Items and what comes of them are in memory of the
     current stream; they are kept until it has waited for the other one.

@@ -13,7 +13,7 @@ from sklearn_simclr._distributed import ALONE, World
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._micro_batches import is_out_of_memory, release_memory
 from sklearn_simclr._network import SimCLRNetwork
-from sklearn_simclr._random import cpu_generator, derived_seed, global_draws
+from sklearn_simclr._random import SCORE_STREAM, cpu_generator, derived_seed, global_draws
 from sklearn_simclr._views import Views
 
 _EVALUATED_ROWS = 256  # at a time, at most
@@ -21,10 +21,9 @@ _EVALUATED_ROWS = 256  # at a time, at most
 # then hold most of what a layer passes on. By measurement of ResNets and small networks.
 _EVALUATED_VALUES, _LEAST_ROWS, _MOST_ROWS = 2**21, 8, 128
 _COLLECTED_BLOCKS = 32  # of evaluated rows, before they go to where they are wanted
-_SCORE_STREAM = 2  # what a seed is derived for
 
 
-@torch.no_grad()  # inference_mode would leave its mark on what is returned
+@torch.no_grad()  # tensors of inference_mode cannot take part in autograd
 def encode(
     network: SimCLRNetwork,
     samples: Samples,
@@ -119,17 +118,17 @@ def _map_views(
     """
     network.eval()
     samples = samples.in_bytes() if views.take_bytes else samples
-    generator = cpu_generator(seed, _SCORE_STREAM)
+    generator = cpu_generator(seed, SCORE_STREAM)
     indices = torch.arange(len(samples)).tensor_split(-(-len(samples) // _EVALUATED_ROWS))
-    with global_draws(views.draws_globally, derived_seed(seed, _SCORE_STREAM), samples.device):
+    with global_draws(views.draws_globally, derived_seed(seed, SCORE_STREAM), samples.device):
         batches = samples.batches(indices)
         return [function(torch.cat(views(batch, generator))) for batch in batches]
 
 
 def in_halves(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Let a function of rows, each for itself, get half as many at a time when memory runs out.
+    """Give a row-wise function half as many rows at a time when memory runs out.
 
-    It stays with as many as memory held.
+    It keeps to the number that memory held.
 
     Examples
     --------

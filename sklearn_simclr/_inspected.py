@@ -111,7 +111,7 @@ def look_at_views(
     Images are as large as the network sees them. Vectors are standardised, feature by feature.
     """
     X, kept = found.reaching(X), None
-    transformer = copy.copy(found.transformer)  # reading X to learn from it leaves its mark
+    transformer = copy.copy(found.transformer)  # reading X to learn from it sets attributes
     fitted = transformer.__sklearn_is_fitted__()
     if not fitted:
         transformer._validate_params()
@@ -178,7 +178,7 @@ def _channels_last(images: Tensor) -> np.ndarray:
 
 
 def _on_cpu(samples: Samples) -> Samples:
-    """Return samples of which a few can be had without all being put on the GPU."""
+    """Return samples whose batches stay on the CPU, so that not all of X goes to a GPU."""
     return replace(samples, device=torch.device("cpu"))
 
 

@@ -344,7 +344,7 @@ def blur_rows(images: Tensor, chosen: Tensor, sigma: Tensor) -> None:
 
 def _blur_kernels(sigma: Tensor, height: int, width: int) -> Tensor:
     """Make a kernel for each sigma (n, k); what lies beyond 5 sigma, some millionths, is 0."""
-    # A kernel of 2 * radius + 1 is a tenth of the side, odd; a mirror shows less than the image.
+    # A kernel of 2 * radius + 1 is a tenth of the side, odd; reflections must fit into the image.
     radius = min(max(height // 20, width // 20, 1), height - 1, width - 1)
     deviations = torch.arange(-radius, radius + 1, device=sigma.device) / sigma[:, None]
     log_weights = (-0.5 * deviations**2).masked_fill_(deviations.abs() > 5, -math.inf)
@@ -544,8 +544,8 @@ def resizing_matrices(height: int, width: int, size: int) -> tuple[Tensor, Tenso
 def update_rows(images: Tensor, chosen: Tensor, operation, *params: Tensor) -> None:
     """Replace the chosen rows of `images`, in place, by ``operation(rows, *their_params)``.
 
-    Elsewhere than on a CPU all rows are computed, and the chosen ones kept: how many there are is
-    nothing that anybody has to know then.
+    Elsewhere than on a CPU all rows are computed, and the chosen ones kept: their number need
+    not be read from the device then.
     """
     if not _is_on_cpu(images):
         chosen, *params = (placed(values, images.device) for values in (chosen, *params))
@@ -572,7 +572,7 @@ def grayscale(images: Tensor) -> Tensor:
 
 
 def _is_on_cpu(images: Tensor) -> bool:
-    """Whether what fits its cache is faster, rather than what takes few calls."""
+    """Whether small parts that fit the cache are fast, rather than few calls."""
     return images.device.type == "cpu"
 
 

@@ -17,16 +17,16 @@ _HARMLESS = 58
 def log2_sums(z: Tensor, bound: float, *, with_positives: bool = True) -> Tensor:
     """Log2 of the sum of 2 ** (z_i . z_k) over all views k but i itself, for each view i.
 
-    On CPUs torch computes powers of 2 three times as fast as those of e. Beyond what is kept of few
-    rows, it takes memory for z a few times, however many rows that has.
+    On CPUs torch computes powers of 2 three times as fast as those of e. Apart from the tiles that
+    are kept of few rows, memory is a few times that of z.
 
     Parameters
     ----------
     z : Tensor of shape (2n, d), n >= 2, float32 or float64
         Both views of all images; the other view of row i is row i + n.
     bound : float
-        What the absolute values of the products do not exceed, but for rounding. Up to 58 there is
-        less to do.
+        Upper bound of the absolute values of the products, but for rounding. Up to 58 there is less
+        to compute.
     with_positives : bool, default=True
         Whether the other view of the same image counts too.
 

@@ -13,7 +13,8 @@ from sklearn_simclr._random import generator_states, set_generator_states
 from sklearn_simclr._warnings import warn_caller
 
 # What RuntimeErrors say of a lack of memory: torch and oneDNN on CPUs, torch on Apple's GPUs, CUDA,
-# cuDNN and cuBLAS. oneDNN and cuDNN say it of other failures too, which remain with two samples.
+# cuDNN and cuBLAS. oneDNN and cuDNN say it of other failures too, which happen with two samples as
+# well.
 _LACKS = (
     "DefaultCPUAllocator",
     "could not create a primitive",
@@ -93,7 +94,7 @@ class MicroBatches:
         ]
 
     def compile(self, *, warns: bool) -> None:
-        """Have torch.compile fuse what comes from here on, if it can; where not, perhaps warn."""
+        """Use torch.compile from here on; if it fails, go on without, and say so if `warns`."""
         self._compiled, self._says_so = compiled(self.output_of), warns
 
     def backward(self, x: Tensor, loss_of: Callable[[Tensor], Tensor], n: int) -> Tensor:
@@ -132,7 +133,7 @@ class MicroBatches:
                     self._compiled, failure = None, f"{type(error).__name__}: {error}"
             else:
                 break
-            # Only here are the frames gone that the error came from, and what they held.
+            # Only here are the frames of the error gone, and with them the memory they held.
             put_back()
             release_memory(self.device)
         if self.size != size:

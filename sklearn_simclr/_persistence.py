@@ -43,7 +43,7 @@ def load_moments(optimizer: torch.optim.Optimizer, moments: dict) -> None:
 
 
 def _laid_out_like(param: Tensor, moment: Tensor) -> Tensor:
-    """Order the values of a moment in memory as those of its weights, which optimizers do."""
+    """Give a moment the memory layout of its weights, as optimizers do."""
     if moment.shape != param.shape:
         raise ValueError(
             f"A moment of shape {tuple(moment.shape)} belongs to weights of shape "

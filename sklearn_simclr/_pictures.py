@@ -18,7 +18,7 @@ COLORS = (  # ten that colour-blind people can tell apart: Petroff (2021), arXiv
 )
 NEUTRAL = "#c8c8c8"
 _CELL, _GAP, _LINE = 0.9, 0.07, 0.17  # inches: width of a picture, space between, line of text
-_LEANEST = 0.1, 3.0  # height by width of a cell, however lean the pictures
+_CELL_RATIOS = 0.1, 3.0  # least and largest height / width of a cell
 _PERCENTILES = 2, 98  # of the values of a channel whose contrast is stretched
 _SMALL_SIDE = 96  # pixels up to which a picture is magnified in a cell
 
@@ -143,7 +143,7 @@ def picture_grid(
     """
     if isinstance(ax, np.ndarray):
         return _used_again(ax, (n_rows, n_columns))
-    ratio = float(np.clip(shape[0] / shape[1], *_LEANEST))
+    ratio = float(np.clip(shape[0] / shape[1], *_CELL_RATIOS))
     # A narrow column without axes stands after the first one.
     widths = np.array([width, *([gap / 2] if n_columns > 1 else []), *[width] * (n_columns - 1)])
     height, between = width * ratio, gap + n_lines * _LINE
@@ -213,7 +213,7 @@ def _used_again(axes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def show_picture(ax, picture: np.ndarray, im_kw: dict | None = None, **defaults):
     """Draw a picture without ticks and with a hairline around it; return the image artist.
 
-    `im_kw` goes before `defaults`, and these before what suits pictures in [0, 1].
+    `im_kw` overrides `defaults`, which override the settings for pictures in [0, 1].
     """
     small = max(picture.shape[:2]) <= _SMALL_SIDE
     defaults = {

@@ -45,7 +45,7 @@ def cache_path(folder: str | os.PathLike, paths: list[str], image_shape: tuple) 
     key = hashlib.blake2b(repr(image_shape).encode(), digest_size=20)
     for path in paths:
         size = changed = None
-        with contextlib.suppress(OSError, ValueError):  # bad files are told of elsewhere
+        with contextlib.suppress(OSError, ValueError):  # bad files are reported elsewhere
             status = os.stat(path)
             size, changed = status.st_size, status.st_mtime_ns
         key.update(repr((os.path.abspath(path), size, changed)).encode())

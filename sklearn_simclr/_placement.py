@@ -11,14 +11,14 @@ _ALIGNMENT = 16  # in bytes; no type of number needs more
 
 
 def placed(values: Tensor, device: torch.device) -> Tensor:
-    """Bring values to a device; a GPU gets them in their turn, and nobody waits for it."""
+    """Bring values to a device; the CPU does not wait for the transfer to a GPU."""
     return pinned(values, device).to(device, non_blocking=device.type == "cuda")
 
 
 def pinned(values: Tensor, device: torch.device) -> Tensor:
-    """Put values that are to go from the CPU to a GPU where it fetches them when it comes to it.
+    """Pin values on the CPU that are to go to a GPU, so that the CPU need not wait for it.
 
-    CUDA may wait first for what lies in other memory.
+    The transfer of other memory may block.
     """
     is_sent = device.type == "cuda" and values.device.type == "cpu"
     return values.pin_memory() if is_sent else values

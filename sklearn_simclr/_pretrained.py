@@ -102,7 +102,7 @@ def load_pretrained(
     network : nn.Module
         The network; its weights are overwritten.
     weights : dict
-        What `read_weights` returned. Names may have a prefix; entries beside it are left out.
+        What `read_weights` returned. Names may have a prefix; entries without it are left out.
     first_convolution : str
         Name of the layer that is fitted to the channels of the network.
     classifiers : tuple of str

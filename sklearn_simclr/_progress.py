@@ -1,4 +1,4 @@
-"""What `verbose` prints: how a training goes, and how long it may take."""
+"""What `verbose` prints: how training goes, and how long it may take."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ _RECENT = 10  # units whose pace tells the time left
 
 
 class Progress:
-    """Prints a line a unit of a training, and in a long first unit how long all may take.
+    """Prints a line per unit of training, and in a long first unit an estimate of the total time.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ class Progress:
     def follow(
         self, records: Iterator[Record], read: Callable[[Record], tuple[int, float]]
     ) -> Iterator[Record]:
-        """Pass on the records of a training, after a line for each.
+        """Pass on the records of training, after a line for each.
 
-        The rate is that of the training, the time left has in it whatever is done between.
+        The rate counts training only; the time left includes whatever is done between.
 
         Parameters
         ----------

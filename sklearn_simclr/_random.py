@@ -8,6 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+# What a seed is derived for: the numbers of one seed differ.
+WEIGHTS_STREAM, EPOCH_STREAM, SCORE_STREAM, GLOBAL_STREAM = range(4)  # of a transformer's seed
+TEACHER_STREAM, STUDENT_STREAM = range(2)  # of a classifier's
+STEPS_STREAM, STEPS_GLOBAL_STREAM = 3, 4  # of a teacher's or student's
+
 _GLOBAL_GENERATOR = threading.RLock()
 
 

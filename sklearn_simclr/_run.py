@@ -1,4 +1,4 @@
-"""One training: its live parts, what it gives the estimator, and its checkpoints."""
+"""One training run: its live parts, what it gives the estimator, and its checkpoints."""
 
 import math
 from collections.abc import Callable
@@ -14,14 +14,13 @@ from sklearn_simclr._distributed import World
 from sklearn_simclr._fingerprint import fingerprint
 from sklearn_simclr._network import SimCLRNetwork, build_network
 from sklearn_simclr._persistence import load_moments, load_weights, to_plain
-from sklearn_simclr._random import derived_seed
+from sklearn_simclr._random import WEIGHTS_STREAM, derived_seed
 from sklearn_simclr._training import Objective
 from sklearn_simclr._version import __version__
 from sklearn_simclr._views import Views
 from sklearn_simclr.encoders import TorchvisionEncoder
 
-_WEIGHTS_STREAM = 0  # what a seed is derived for
-# Fitted attributes that a training depends on, beside its encoder, views and weights.
+# Fitted attributes that a training run depends on, besides its encoder, views and weights.
 _OF_A_TRAINING = (
     "_head",
     "_seed",
@@ -40,7 +39,7 @@ _OF_A_TRAINING = (
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its live parts, and the attributes that it gives the estimator."""
+    """One training run: its live parts, and the attributes that it gives the estimator."""
 
     network: SimCLRNetwork
     optimizer: torch.optim.Optimizer
@@ -109,7 +108,7 @@ class Run:
     def leave_checkpoint(
         self, checkpoint: CheckpointStore, stopped_by: list[str] | None, *, complete: bool
     ) -> None:
-        """Save what the run has come to if it is time to, and in any case if that is its end."""
+        """Save the state of the run if enough time has passed, and always at its end."""
         if self.world.is_first:
             checkpoint.offer(
                 lambda: {
@@ -130,7 +129,7 @@ class Run:
         Parameters
         ----------
         settings : dict
-            What the training depends on beside the data, the network and the fitted attributes.
+            What the run depends on besides the data, the network and the fitted attributes.
         """
         return fingerprint(
             {
@@ -168,7 +167,7 @@ def restored_network(
         fitted["mean_"],
         fitted["scale_"],
         n_features=fitted.get("_h_dim"),
-        seed=derived_seed(fitted["_seed"], _WEIGHTS_STREAM),
+        seed=derived_seed(fitted["_seed"], WEIGHTS_STREAM),
         device=device,
         draws=not trained,
     )

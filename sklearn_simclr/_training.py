@@ -20,26 +20,31 @@ from sklearn_simclr._graphs import Replayed, fastest_convolutions
 from sklearn_simclr._micro_batches import MicroBatches
 from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
 from sklearn_simclr._placement import placed
-from sklearn_simclr._random import cpu_generator, derived_seed, global_draws
+from sklearn_simclr._random import (
+    EPOCH_STREAM,
+    GLOBAL_STREAM,
+    cpu_generator,
+    derived_seed,
+    global_draws,
+)
 from sklearn_simclr._views import Views, is_view_of, refusal_of
 from sklearn_simclr.losses import full_precision
 from sklearn_simclr.optim import set_learning_rate
 
 _COMPARED_ROWS = 64  # between processes
-_EPOCH_STREAM, _GLOBAL_STREAM = 1, 3  # what a seed is derived for
 _WORTH_COMPILING = 180  # seconds of training that are left
 _MANY_STEPS = 20_000  # for which it is worth some seconds to try all algorithms of convolutions
 
 
 class EpochRecord(NamedTuple):
-    """What one epoch came to."""
+    """The result of one epoch."""
 
     epoch: int  # counted from 0 over the life of the model
     loss: float  # mean over the batches
 
 
 class Objective(NamedTuple):
-    """What the training lowers."""
+    """What training minimises."""
 
     loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of z1, z2 and the labels of a batch
     labels: Tensor | None  # (n,) of all samples, -1 where there is none; None: not read
@@ -157,14 +162,14 @@ def train(
     """Train the network in place, and yield a record after each epoch.
 
     All randomness of an epoch is a function of `seed` and of the epoch's number. The processes of
-    `world` take a share of each batch, and come to the same as one alone.
+    `world` take a share of each batch each; the result is that of one process alone.
 
     Parameters
     ----------
     learning_rate_at : callable
         Maps the number of a step of this run, from 0, to its learning rate.
     n_done : int, default=0
-        Epochs of this run that were taken before, to which network and optimizer belong.
+        Epochs of this run done before; network and optimizer are in the state after them.
     micro_batch : int, default=None
         Samples that the network gets at a time, of all processes together; None: the whole batch.
         One process halves it when memory runs out.
@@ -178,7 +183,7 @@ def train(
     Raises
     ------
     FloatingPointError
-        If the loss of an epoch, or what it made of the weights, is not finite. Whatever ends an
+        If the loss of an epoch, or a weight after it, is not finite. Whatever ends an
         epoch early, the network is left as it was before that epoch.
     torch.OutOfMemoryError
         If memory does not suffice.
@@ -217,8 +222,8 @@ def train(
     for number in range(n_done, n_epochs):
         epoch, start = first_epoch + number, perf_counter()
         rates = [learning_rate_at(number * n_batches + batch) for batch in range(n_batches)]
-        # What draws globally sees other samples on each process, and draws otherwise there.
-        global_seed = derived_seed(seed, _GLOBAL_STREAM, epoch, world.rank)
+        # Code that draws globally sees other samples in each process, and must draw differently.
+        global_seed = derived_seed(seed, GLOBAL_STREAM, epoch, world.rank)
         with (
             _put_back_on_error(network),
             global_draws(views.draws_globally, global_seed, samples.device),
@@ -226,7 +231,7 @@ def train(
             contextlib.nullcontext() if compiles is True else quick_batch_norm(network),
             fastest_convolutions(compiles is True or (is_recorded and n_steps >= _MANY_STEPS)),
         ):
-            generator = cpu_generator(seed, _EPOCH_STREAM, epoch)
+            generator = cpu_generator(seed, EPOCH_STREAM, epoch)
             indices = shuffled_batches(len(samples), batch_size, generator)
             pairs = _pairs(samples, views, pairs_of, indices, generator, world)
             loss, largest = _train_epoch(step, take_step, indices, rates, pairs, on_step)
@@ -258,7 +263,7 @@ def _put_back_on_error(network: nn.Module) -> Iterator[None]:
 
 
 def _is_recordable(samples: Samples, views: Views, objective: Objective, world: World) -> bool:
-    """Whether steps are the same kernels again and again, none of which the CPU has to know of."""
+    """Whether every step runs the same kernels and none of them waits for the CPU."""
     # Looking for anomalies, torch waits for each kernel.
     ours = not (views.draws_globally or objective.labels is not None or torch.is_anomaly_enabled())
     return ours and samples.device.type == "cuda" and world.size == 1
@@ -284,8 +289,8 @@ class _Step(NamedTuple):
         return loss
 
     def recorded(self, n_steps: int, size: int) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return what does so `n_steps` times with batches of one size, as a `Replayed` does."""
-        index = torch.arange(size)  # of which only the number counts
+        """Return the same step as a `Replayed`, for `n_steps` batches of one size."""
+        index = torch.arange(size)  # only its length is read
         replayed = Replayed(lambda x: self(x, index), n_steps)
         return lambda x, index: replayed(x)
 
@@ -352,7 +357,7 @@ def _of_all(z: Tensor, n: int, world: World) -> tuple[Tensor, Tensor]:
 
 
 def _state_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    """Yield all tensors that a training goes on from."""
+    """Yield all tensors that training continues from."""
     yield from network.state_dict().values()
     for moments in optimizer.state.values():
         yield from (value for value in moments.values() if isinstance(value, Tensor))

@@ -67,7 +67,7 @@ from sklearn_simclr.optim import (
 _WARMUP_SHARE, _WARMUP_EPOCHS = 0.1, 10  # the shorter of the two
 _CALLBACKS = "_skl_callbacks"  # where scikit-learn keeps them
 # Parameters in which the processes of a run may differ.
-_OWN = {"cache_dir", "checkpoint_dir", "device", "n_jobs", "random_state", "verbose"}
+_MAY_DIFFER = {"cache_dir", "checkpoint_dir", "device", "n_jobs", "random_state", "verbose"}
 # What the first training run decides and later ones keep.
 _KEPT = (
     "_encoder",
@@ -733,7 +733,7 @@ class SimCLRTransformer(
         params = {
             name: repr(value) if isinstance(value, BaseEstimator) else value
             for name, value in self.get_params(deep=False).items()
-            if name not in _OWN and isinstance(value, kinds)
+            if name not in _MAY_DIFFER and isinstance(value, kinds)
         }
         labels = objective.labels
         return params | {

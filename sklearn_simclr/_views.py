@@ -44,7 +44,7 @@ def two_views(augmentation, batch: Tensor, generator: torch.Generator) -> tuple[
 
 
 def _draw_two(augmentation, shape: tuple[int, ...], generator: torch.Generator) -> list[dict]:
-    """Draw the parameters of a pair of views of a batch of this shape, but for views as it is."""
+    """Draw the parameters of both views of a batch; of one if the other is the batch itself."""
     n_drawn = 1 if mixes_samples(augmentation) else 2
     return [augmentation.make_params(shape, generator) for _ in range(n_drawn)]
 
@@ -63,7 +63,7 @@ def _sent(augmentation, params, device: torch.device):
 
 
 def _rows_of(values: Tensor | np.ndarray, share: slice, n: int) -> Tensor | np.ndarray:
-    """Take the share of values of n samples each, of others all."""
+    """Take the share of values that have a row for each of n samples, and all of others."""
     return values[share] if values.ndim and len(values) == n else values
 
 
@@ -85,7 +85,7 @@ class Views(NamedTuple):
     def replayed_pairs(
         self, n_batches: int, device: torch.device
     ) -> Callable[[Iterable[Tensor], torch.Generator], Iterator[Tensor]]:
-        """Return what does as `pairs` on a GPU, by a graph, beside what the GPU does meanwhile.
+        """Return a `pairs` for a GPU: it replays a graph, on a stream beside that of training.
 
         Parameters
         ----------

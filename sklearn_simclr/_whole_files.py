@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator:
 
 
 def try_writing(directory: Path) -> None:
-    """Make a directory if it is missing, and a file there for a moment; raises what prevents it."""
+    """Create a directory if it is missing and, briefly, a file in it; raises what prevents it."""
     directory.mkdir(parents=True, exist_ok=True)
     trial = _free_name(directory, "trial")
     trial.touch(exist_ok=False)

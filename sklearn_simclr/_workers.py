@@ -1,4 +1,4 @@
-"""Guards for many trainings at once: where they would hang, thrash or crowd a GPU."""
+"""Guards for several training runs at once: against hanging, thrashing and a crowded GPU."""
 
 import contextlib
 import multiprocessing

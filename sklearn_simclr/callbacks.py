@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import ScoringMonitor
 from sklearn.utils._param_validation import Interval
 
-from sklearn_simclr.metrics import SCORERS
+from sklearn_simclr.metrics import SCORERS, is_simclr
 
 __all__ = ["EarlyStopping", "MeasureHistory"]
 
@@ -293,7 +293,7 @@ def _as_given(estimator, row, y):
 
 def _check_followed(callback, estimator) -> None:
     """Raise an error for estimators that do not pass on their state after each epoch."""
-    if not hasattr(estimator, "_view_features"):
+    if not is_simclr(estimator):
         raise TypeError(
             f"{type(callback).__name__} follows a SimCLRTransformer, but was set on "
             f"{type(estimator).__name__}. Set it on the transformer inside, such as "

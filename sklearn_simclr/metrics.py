@@ -564,7 +564,7 @@ def knn_scorer(estimator, X, y=None, *, n_neighbors=10):
             "fewer folds, or functools.partial(knn_scorer, n_neighbors=...) with a smaller number."
         )
     classifier = _nearest_neighbors(n_neighbors).fit(_directions(h, "the features of X"), y)
-    return float(accuracy_score(y, classifier.predict(None)))  # None: each among the others
+    return float(accuracy_score(y, classifier.predict(None)))  # None: without itself among them
 
 
 SCORERS = {
@@ -620,9 +620,14 @@ def _measured(estimator, X, scorer):
     return transformer, X
 
 
+def is_simclr(estimator) -> bool:
+    """Whether this is a SimCLRTransformer, whose module is above this one."""
+    return hasattr(estimator, "_view_features")
+
+
 def _last_transformer(estimator):
     """Return the last SimCLRTransformer in an estimator and the steps before it; None if none."""
-    if hasattr(estimator, "_view_features"):
+    if is_simclr(estimator):
         return estimator, ()
     if isinstance(estimator, FrozenEstimator):
         return _last_transformer(estimator.estimator)

@@ -14,6 +14,7 @@ __all__ = ["LARS", "Muon", "scaled_learning_rate", "warmup_cosine"]
 # less.
 _NEWTON_SCHULZ, _N_ITERATIONS = (3.4445, -4.7750, 2.0315), 3
 _TINY = 1e-7  # compared with the norm of a gradient
+_RMS = 0.2  # root mean square of a step of Muon, in learning rates; about that of Adam
 
 
 class LARS(torch.optim.Optimizer):
@@ -239,13 +240,13 @@ def _steps(params: list[Tensor], momenta: list[Tensor]) -> list[Tensor]:
         else:
             alike[param.device, param.dtype, shape].append(i)
     if lines:
-        for i, step in zip(lines, _brought_to_length([momenta[i] for i in lines]), strict=True):
+        for i, step in zip(lines, _scaled_to_rms([momenta[i] for i in lines]), strict=True):
             steps[i] = step
     for (*_, shape), numbers in alike.items():
         orders = [_memory_order(params[i]) for i in numbers]
         ordered = [momenta[i].permute(order) for i, order in zip(numbers, orders, strict=True)]
         matrices = torch.stack([momentum.reshape(shape) for momentum in ordered])
-        changes = _orthogonal(matrices) * (0.2 * math.sqrt(max(shape)))
+        changes = _orthogonal(matrices) * (_RMS * math.sqrt(max(shape)))
         for i, order, momentum, change in zip(numbers, orders, ordered, changes, strict=True):
             back = [order.index(axis) for axis in range(len(order))]
             steps[i] = change.view(momentum.shape).permute(back)
@@ -265,12 +266,12 @@ def _memory_order(param: Tensor) -> list[int]:
     return [0, *sorted(range(1, param.ndim), key=param.stride, reverse=True)]
 
 
-def _brought_to_length(values: list[Tensor]) -> list[Tensor]:
-    """Scale each of some tensors to a root mean square of 0.2."""
+def _scaled_to_rms(values: list[Tensor]) -> list[Tensor]:
+    """Scale each of some tensors to a root mean square of `_RMS`."""
     norms = torch._foreach_norm(values)
     torch._foreach_add_(norms, _TINY)
     scaled = torch._foreach_div(values, norms)
-    torch._foreach_mul_(scaled, [0.2 * math.sqrt(each.numel()) for each in values])
+    torch._foreach_mul_(scaled, [_RMS * math.sqrt(each.numel()) for each in values])
     return scaled
 
 
@@ -380,7 +381,7 @@ def scaled_learning_rate(batch_size: int, *, base: float = 0.3, rule: str = "lin
 DEFAULT_LEARNING_RATE = {"adamw": 4e-3, "muon": 0.03, "sgd": 0.06, "lars": 0.3}
 DEFAULT_WEIGHT_DECAY = {"adamw": 1e-4, "muon": 0.1, "sgd": 5e-4, "lars": 1e-6}
 _OUR_OWN = {"lars": LARS, "muon": Muon}
-# Where torch has its optimizers as fused kernels: a step takes a tenth of the time.
+# Devices for which torch has fused optimizers: a step takes a tenth of the time.
 _FUSED_DEVICES = ("cpu", "cuda")
 
 
@@ -395,7 +396,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Build an optimizer by name for a module; biases and normalisation never decay.
 
-    On a GPU the learning rate is a tensor there, which a recorded step reads each time; see
+    On a GPU the learning rate is a tensor, so that a recorded step sees its changes; see
     `set_learning_rate`.
     """
     params = [p for p in module.parameters() if p.requires_grad]
