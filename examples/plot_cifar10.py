@@ -52,8 +52,8 @@ def load(n_train, n_test):
 # How much of it
 # --------------
 # With a GPU: all images and a whole ResNet-18. Without: some of the images and a network of an
-# eighth of the width. Twice the epochs, twice the images and twice the width are each worthwhile,
-# and cost two, two and up to three times as much.
+# eighth of the width. Twice the epochs and twice the images are worthwhile, and take twice the time
+# each; so is twice the width, which takes two to a bit over three times as much.
 
 if has_gpu:
     X_train, y_train, X_test, y_test = load(50_000, 10_000)
