@@ -133,8 +133,10 @@ def linear_accuracy(h_train, y_train, h_test, y_test) -> float:
     return 100 * model.fit(h_train, y_train).score(h_test, y_test)
 
 
-def few_label_accuracy(h_train, y_train, h_test, y_test, n_labels: int, n_draws: int = 10) -> float:
-    """Return the mean of `linear_accuracy` over draws of `n_labels` labelled rows per class."""
+def few_label_accuracy(
+    h_train, y_train, h_test, y_test, n_labels: int, n_draws: int = 10, accuracy=linear_accuracy
+) -> float:
+    """Return the mean accuracy over draws of `n_labels` labelled rows per class."""
     y_train = np.asarray(y_train)
     scores = []
     for seed in range(n_draws):
@@ -145,7 +147,7 @@ def few_label_accuracy(h_train, y_train, h_test, y_test, n_labels: int, n_draws:
                 for label in np.unique(y_train)
             ]
         )
-        scores.append(linear_accuracy(h_train[rows], y_train[rows], h_test, y_test))
+        scores.append(accuracy(h_train[rows], y_train[rows], h_test, y_test))
     return float(np.mean(scores))
 
 
