@@ -28,7 +28,7 @@ def prepare_directory(directory) -> None:
         If that is impossible.
     """
     try:
-        try_writing(Path(directory))
+        try_writing(CheckpointStore(directory, "0" * 32).path)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"checkpoint_dir={str(directory)!r} is no directory that can be written to: "

@@ -25,7 +25,7 @@ from sklearn_simclr._finetuning import NetworkWithHead, StepsRecord, Task, fine_
 from sklearn_simclr._labels import read_targets
 from sklearn_simclr._persistence import load_weights, to_plain
 from sklearn_simclr._probe import LinearModel, fit_probe
-from sklearn_simclr._progress import Progress
+from sklearn_simclr._progress import Progress, say
 from sklearn_simclr._random import STUDENT_STREAM, TEACHER_STREAM, derived_seed
 from sklearn_simclr._reading import as_array, open_to_learn
 from sklearn_simclr._run import views_of
@@ -546,11 +546,10 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         )
         if not prints:
             return records
-        print(
+        say(
             f"{type(self).__name__} on {describe(samples.device, precision)}: {name} on "
             f"{len(task.rows):,} {samples.noun} of {len(lesson.classes)} classes, {n_steps:,} "
-            f"steps of {self.batch_size:,}",
-            flush=True,
+            f"steps of {self.batch_size:,}"
         )
         return progress.follow(records, lambda record: (record.step, np.mean(record.losses)))
 

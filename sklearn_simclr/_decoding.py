@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import stat
 import threading
 import warnings
@@ -93,6 +94,8 @@ class _QuietPillow:
     and taken out by the last that leaves.
     """
 
+    _FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
     def __init__(self):
         self._lock = threading.Lock()
         self._n_inside = 0
@@ -101,8 +104,9 @@ class _QuietPillow:
         with self._lock:
             self._n_inside += 1
             if self._n_inside == 1:
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-                self._list, self._filter = warnings.filters, warnings.filters[0]
+                # Not by filterwarnings, which some builds of Python apply to this thread alone.
+                self._list = warnings.filters
+                self._list.insert(0, self._FILTER)
 
     def __exit__(self, *error):
         with self._lock:
@@ -111,7 +115,7 @@ class _QuietPillow:
                 # Where another thread is within catch_warnings the present list is a copy.
                 for filters in (self._list, warnings.filters):
                     with contextlib.suppress(ValueError):
-                        filters.remove(self._filter)
+                        filters.remove(self._FILTER)
 
 
 quiet_pillow = _QuietPillow()

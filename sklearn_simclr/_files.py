@@ -269,6 +269,7 @@ def _read_rows(
             still_bad = decoder.pixels([paths[number] for number in cached[1]], image_shape)[1]
             if len(still_bad) == len(cached[1]):
                 return cached
+            del cached  # Windows does not replace a file that is mapped
         return write_pixels(path, blocks, bad), bad
     if len(paths) * n_values <= _KEPT_BYTES:
         rows, n_rows = np.empty((len(paths), n_values), np.uint8), 0

@@ -95,7 +95,11 @@ class MicroBatches:
 
     def compile(self, *, warns: bool) -> None:
         """Use torch.compile from here on; if it fails, go on without, and say so if `warns`."""
-        self._compiled, self._says_so = compiled(self.output_of), warns
+        self._says_so = warns
+        try:
+            self._compiled = compiled(self.output_of)
+        except Exception as error:  # torch does not know this Python or this system
+            self._warn_uncompiled(error)
 
     def backward(self, x: Tensor, loss_of: Callable[[Tensor], Tensor], n: int) -> Tensor:
         """Set the gradients of the network's parameters; return the loss, without a graph.
@@ -130,7 +134,8 @@ class MicroBatches:
                 elif self._compiled is None:
                     raise
                 else:  # torch.compile makes the backward pass when it gets there
-                    self._compiled, failure = None, f"{type(error).__name__}: {error}"
+                    self._compiled = None
+                    failure = error.with_traceback(None)
             else:
                 break
             # Only here are the frames of the error gone, and with them the memory they held.
@@ -138,12 +143,16 @@ class MicroBatches:
             release_memory(self.device)
         if self.size != size:
             self._warn(n)
-        if failure is not None and self._says_so:
+        if failure is not None:
+            self._warn_uncompiled(failure)
+        return loss
+
+    def _warn_uncompiled(self, error: Exception) -> None:
+        if self._says_so:
             warn_caller(
                 "torch.compile does not work here, and the network is used as it is. Pass "
-                f"compile='auto' to silence this. {failure}"
+                f"compile='auto' to silence this. {type(error).__name__}: {error}"
             )
-        return loss
 
     def _n_pieces(self, n: int) -> int:
         """How many micro-batches a batch of n samples is cut into, the same in all processes."""

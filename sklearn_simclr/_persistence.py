@@ -1,5 +1,6 @@
 """Fitted state to and from NumPy arrays and plain values."""
 
+import os
 from collections import OrderedDict
 
 import numpy as np
@@ -7,6 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_simclr._placement import map_leaves
+
+
+def portable(state: dict) -> dict:
+    """Copy attributes with paths as strings: those of pathlib unpickle on one kind of system."""
+    return {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in state.items()
+    }
 
 
 def to_plain(value):

@@ -71,15 +71,23 @@ def write_pixels(
 ) -> np.memmap | np.ndarray:
     """Write the rows of all blocks, and then `bad` as the blocks have left it; return the rows."""
     sweep(path.parent)
-    content, n_rows = hashlib.blake2b(digest_size=20), 0
-    with replacing(path) as file:
-        for block in blocks:
-            file.write(block)
-            content.update(block)
-            n_rows, n_values = n_rows + len(block), block.shape[1]
-        record = {"shape": [n_rows, n_values], "digest": content.hexdigest(), "bad": bad}
-        text = json.dumps(record).encode()
-        file.write(text + _TAIL.pack(len(text), content_digest(text).encode(), _MARK))
+    content, n_rows, text = hashlib.blake2b(digest_size=20), 0, b""
+    try:
+        with replacing(path) as file:
+            for block in blocks:
+                file.write(block)
+                content.update(block)
+                n_rows, n_values = n_rows + len(block), block.shape[1]
+            record = {"shape": [n_rows, n_values], "digest": content.hexdigest(), "bad": bad}
+            text = json.dumps(record).encode()
+            file.write(text + _TAIL.pack(len(text), content_digest(text).encode(), _MARK))
+    except PermissionError:
+        # Windows does not replace a file that another process, which has just written it, maps.
+        with contextlib.suppress(OSError, ValueError):
+            rows, record = _map(path)
+            if json.dumps(record).encode() == text:
+                return rows
+        raise
     if not n_rows:
         path.unlink(missing_ok=True)  # nothing worth keeping
         return np.empty((0, n_values), np.uint8)

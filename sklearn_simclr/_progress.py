@@ -1,5 +1,6 @@
 """What `verbose` prints: how training goes, and how long it may take."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import perf_counter
@@ -10,6 +11,12 @@ Record = TypeVar("Record")
 _TOLD_AFTER = 5.0  # seconds of steps
 _SLOW_STEPS = 2  # the first ones, in which libraries get ready
 _RECENT = 10  # units whose pace tells the time left
+
+
+def say(text: str) -> None:
+    """Print a line at once; what the output has no characters for is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 class Progress:
@@ -56,7 +63,7 @@ class Progress:
             n_units = self._last - self._done
             units = f"{n_units} {self._unit}s" if n_units > 1 else f"this {self._unit}"
             time = duration(seconds * self._n_steps * n_units)
-            print(f"{self._pace(self._n_rows / seconds)}: about {time} for {units}", flush=True)
+            say(f"{self._pace(self._n_rows / seconds)}: about {time} for {units}")
             self._told = True
 
     def follow(
@@ -85,7 +92,7 @@ class Progress:
                 f"{duration(left)} left" if done < self._last else f"{duration(now - start)} in all"
             )
             pace = self._pace(n_rows / max(now - began, 1e-9))
-            print(f"{self._unit} {done}/{self._last}  loss {loss:.4f}  {pace}  {end}", flush=True)
+            say(f"{self._unit} {done}/{self._last}  loss {loss:.4f}  {pace}  {end}")
             self._told = True
             yield record
             began = perf_counter()

@@ -35,8 +35,8 @@ from sklearn_simclr._export import ExportedNetwork, write_onnx
 from sklearn_simclr._inference import discrimination_accuracy, encode, encode_views
 from sklearn_simclr._labels import read_labels
 from sklearn_simclr._network import SimCLRNetwork
-from sklearn_simclr._persistence import load_moments, to_plain
-from sklearn_simclr._progress import Progress
+from sklearn_simclr._persistence import load_moments, portable, to_plain
+from sklearn_simclr._progress import Progress, say
 from sklearn_simclr._random import seeded_global_generator
 from sklearn_simclr._reading import open_files, open_to_learn, read_samples, stays_tensor
 from sklearn_simclr._run import Run, network_input, restored_network, views_of
@@ -619,6 +619,10 @@ class SimCLRTransformer(
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_weights")
 
+    def __getstate__(self):
+        """Return the attributes for pickling and copying."""
+        return portable(super().__getstate__())
+
     def __setstate__(self, state):
         """Restore a pickled state, also from versions with fewer parameters."""
         added = {"loss": "nt_xent", "output_layer": 0, "checkpoint_dir": None}
@@ -883,7 +887,7 @@ class SimCLRTransformer(
         if self.verbose and run.world.is_first:
             precision = resolve_precision(self.precision, run.samples.device)
             what = run.describe(precision, self.max_epochs, self.batch_size)
-            print(f"{type(self).__name__} on {what}", flush=True)
+            say(f"{type(self).__name__} on {what}")
 
     def _own_callbacks(self) -> list[str]:
         """Names of the callbacks' classes, except those propagated by a search or pipeline."""
@@ -910,7 +914,7 @@ class SimCLRTransformer(
         if run.n_done and self.verbose and run.world.is_first:
             n_epochs = run.first_epoch + run.n_done
             last = run.first_epoch + self.max_epochs
-            print(f"epoch {n_epochs}/{last}  from {checkpoint.path}", flush=True)
+            say(f"epoch {n_epochs}/{last}  from {checkpoint.path}")
         return checkpoint, stopped_by
 
     def _training_settings(self) -> dict:

@@ -3,15 +3,17 @@
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows, where a file that is open cannot be removed anyway
+except ImportError:  # Windows, which neither removes nor replaces a file that is open
     fcntl = None
 
 _TEMPORARY = ".sklearn_simclr.tmp"
+_CLOSED_FOR = 60  # seconds for which a writer on Windows has certainly not left its file closed
 
 
 @contextlib.contextmanager
@@ -23,24 +25,27 @@ def replacing(path: Path) -> Iterator:
     """
     temporary = _free_name(path.parent, path.name)
     file = _create_locked(temporary)
-    with file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            if fcntl is None:
-                file.close()  # an open file cannot be renamed there
-            os.replace(temporary, path)
-        finally:
+    try:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        if fcntl is None:
+            file.close()
+        os.replace(temporary, path)
+    finally:
+        for clean_up in (file.close, temporary.unlink):
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                clean_up()
     _sync_directory(path.parent)
 
 
-def try_writing(directory: Path) -> None:
-    """Create a directory if it is missing and, briefly, a file in it; raises what prevents it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    trial = _free_name(directory, "trial")
+def try_writing(path: Path) -> None:
+    """Create the directory if it is missing and, briefly, the file from which `path` is made.
+
+    Raises what prevents it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trial = _free_name(path.parent, path.name)
     trial.touch(exist_ok=False)
     trial.unlink(missing_ok=True)  # another process may have swept it
 
@@ -48,10 +53,14 @@ def try_writing(directory: Path) -> None:
 def sweep(directory: Path) -> None:
     """Remove what `replacing` has left in killed processes: files that nobody holds a lock on."""
     for temporary in directory.glob(f"*{_TEMPORARY}"):
-        with contextlib.suppress(OSError), open(temporary, "rb") as file:
-            if fcntl is not None:
+        with contextlib.suppress(OSError):
+            if fcntl is None:
+                if time.time() - temporary.stat().st_mtime > _CLOSED_FOR:
+                    temporary.unlink()
+                continue
+            with open(temporary, "r+b") as file:  # NFS locks what is open for writing only
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            temporary.unlink()
+                temporary.unlink()
 
 
 def _free_name(directory: Path, stem: str) -> Path:
@@ -65,7 +74,7 @@ def _create_locked(path: Path):
         if fcntl is not None:
             with contextlib.suppress(OSError):  # where the file system has no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
+        if path.exists():
             return file
         file.close()  # it was swept before it was locked
 

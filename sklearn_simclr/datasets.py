@@ -136,7 +136,7 @@ def _images_below(folder: Path) -> list[str]:
     for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if _is_shown(name)]  # where the walk continues
         found += [os.path.join(parent, name) for name in files if _is_image(name)]
-    return sorted(found)
+    return sorted(found, key=lambda path: path.replace(os.sep, "/"))  # the same on all systems
 
 
 def _refuse(error: OSError) -> None:

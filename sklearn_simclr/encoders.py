@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from sklearn_simclr._persistence import portable
 from sklearn_simclr._pretrained import WEIGHTS_CONSTRAINT, load_pretrained, read_weights
 
 __all__ = [
@@ -87,6 +88,10 @@ class ResNetEncoder(BaseEstimator):
         self.width = width
         self.stem = stem
         self.weights = weights
+
+    def __getstate__(self):
+        """Return the attributes for pickling and copying."""
+        return portable(super().__getstate__())
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         """Make the network for images of shape (c, h, w), with random weights or those given.
@@ -324,6 +329,10 @@ class TorchvisionEncoder(BaseEstimator):
     def __init__(self, name, *, weights=None):
         self.name = name
         self.weights = weights
+
+    def __getstate__(self):
+        """Return the attributes for pickling and copying."""
+        return portable(super().__getstate__())
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         """Make the network for images of shape (c, h, w), with random weights or those given.

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import threading
@@ -39,6 +38,7 @@ from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder, ResNetEncoder
 from sklearn_simclr.losses import nt_xent
 from sklearn_simclr.optim import Muon
 
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 KEY = "0123456789abcdef"
 STATE = {
     "weights": {
@@ -339,7 +339,21 @@ def test_a_read_only_directory_is_refused_before_any_work(simclr, digits, tmp_pa
         model.transform(digits[0])
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+@pytest.mark.usefixtures("every_epoch")
+def test_a_directory_that_holds_no_name_as_long_as_a_checkpoints(
+    simclr, digits, tmp_path, monkeypatch
+):
+    lengths, touch, replace = [], Path.touch, os.replace
+    monkeypatch.setattr(Path, "touch", lambda path, **kw: lengths.append(path) or touch(path, **kw))
+    monkeypatch.setattr(os, "replace", lambda *names: lengths.append(names[0]) or replace(*names))
+    simclr(checkpoint_dir=tmp_path, max_epochs=1).fit(digits[0])
+    tried, written = (len(str(path)) for path in lengths[:2])
+    assert tried == written
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="needs to become another user"
+)
 def test_a_really_read_only_directory(tmp_path):
     directory = tmp_path / "read-only"
     directory.mkdir(mode=0o555)
@@ -448,8 +462,11 @@ def test_a_full_disk(simclr, digits, tmp_path):
         subprocess.run(["umount", str(directory)], check=True)
 
 
+@needs_fork
 @pytest.mark.usefixtures("every_epoch")
 def test_a_quota(simclr, digits, tmp_path):
+    resource = pytest.importorskip("resource")
+
     class Quota(Watcher):
         def at_epoch(self, epoch):
             if epoch == 2:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import struct
 import threading
 import time
@@ -633,6 +634,23 @@ def test_the_cache_spares_decoding(folder, tmp_path, decoded):
     assert len(list(cache.iterdir())) == 3
 
 
+def test_pixels_that_another_process_has_just_written_are_taken(folder, tmp_path, monkeypatch):
+    before = read_files(folder, cache_dir=tmp_path / "other")
+    (written,) = (tmp_path / "other").iterdir()
+
+    def replace(source, path):  # Windows does not replace a file that is mapped
+        shutil.copy(written, path)
+        raise PermissionError(13, "Access is denied", str(path))
+
+    monkeypatch.setattr(os, "replace", replace)
+    rows = read_files(folder, cache_dir=tmp_path / "cache").rows
+    assert_array_equal(rows, before.rows)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [written.name]
+    written.write_bytes(b"of another kind")
+    with pytest.raises(PermissionError):
+        read_files(folder, cache_dir=tmp_path / "cache", image_shape=(8, 8, 3))
+
+
 def test_a_changed_file_is_decoded_again(folder, tmp_path, decoded):
     cache = tmp_path / "cache"
     read_files(folder, cache_dir=cache)
@@ -942,6 +960,17 @@ def test_warnings_of_pillow_stay_inside(tmp_path, n_jobs, monkeypatch):
         files = read_files(paths, n_jobs=n_jobs)
         assert_array_equal(files.rows[np.array([3])].reshape(SMOOTH.shape), SMOOTH)
         assert warnings.filters == before
+
+
+def test_filters_of_this_thread_alone_are_left_to_it(monkeypatch):
+    def filterwarnings(*args, **kwargs):
+        pytest.fail("changes the filters of its context, where Python has such")
+
+    monkeypatch.setattr(warnings, "filterwarnings", filterwarnings)
+    before = list(warnings.filters)
+    with _decoding._QuietPillow():
+        assert warnings.filters[1:] == before
+    assert warnings.filters == before
 
 
 def test_filters_of_others_survive():

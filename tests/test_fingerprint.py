@@ -341,6 +341,13 @@ def views(batch):
 """
 
 
+def test_looking_at_a_class_does_not_change_it(users):
+    module = users("class Views:\n    def __call__(self, batch):\n        return batch\n")
+    before = of(module.Views)
+    assert module.Views.__annotations__ == {}
+    assert of(module.Views) == before
+
+
 @pytest.mark.parametrize("number", range(1, 9))
 def test_changed_code_is_noticed_through_what_python_wraps_around_it(users, number):
     before = of(users(WRAPPED_CODE).views)

@@ -129,13 +129,18 @@ def fails(error):
     return function
 
 
+def refuses(function):
+    raise RuntimeError("no C compiler")
+
+
 NO_COMPILERS = [
+    refuses,  # as on a Python that torch does not compile for
     lambda function: fails(RuntimeError("no C compiler")),
     lambda function: lambda x: FailsBackward.apply(function(x)),
 ]
 
 
-@pytest.mark.parametrize("no_compiler", NO_COMPILERS, ids=["forward", "backward"])
+@pytest.mark.parametrize("no_compiler", NO_COMPILERS, ids=["at once", "forward", "backward"])
 def test_without_a_compiler_the_network_is_used_with_one_warning(
     simclr, digits, compiler, no_compiler
 ):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 import warnings
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -19,7 +20,7 @@ from torch import nn
 
 from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
 from sklearn_simclr.augmentation import AffineAugmentation, SimCLRAugmentation
-from sklearn_simclr.encoders import MLPEncoder, ResNetEncoder
+from sklearn_simclr.encoders import MLPEncoder, ResNetEncoder, TorchvisionEncoder
 
 GOLDEN = sorted(Path(__file__).with_name("golden").glob("*.pkl"))
 
@@ -112,6 +113,16 @@ def test_unfitted_models_travel_too(simclr, digits, params, way):
     with pytest.raises(NotFittedError):
         travelled.transform(images)
     assert_array_equal(travelled.fit(images).transform(images), expected.transform(images))
+
+
+@pytest.mark.parametrize("encoder", [ResNetEncoder, partial(TorchvisionEncoder, "mnasnet0_5")])
+def test_paths_travel_to_other_systems(encoder, tmp_path):
+    model = SimCLRTransformer(encoder(weights=tmp_path / "a"), checkpoint_dir=tmp_path / "b")
+    assert b"pathlib" not in pickle.dumps(model.set_params(cache_dir=tmp_path / "c"))
+    params = pickle.loads(pickle.dumps(model)).get_params()
+    assert params["encoder__weights"] == str(tmp_path / "a")
+    assert params["checkpoint_dir"] == str(tmp_path / "b")
+    assert isinstance(clone(model).checkpoint_dir, Path)
 
 
 # ------------------------------------------------------------------------------------------------

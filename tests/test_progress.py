@@ -1,9 +1,12 @@
 """What verbose prints, with a clock and a device that the test moves on."""
 
+import io
+import sys
+
 import pytest
 
 from sklearn_simclr import _progress
-from sklearn_simclr._progress import Progress, duration
+from sklearn_simclr._progress import Progress, duration, say
 
 
 class Machine:
@@ -24,6 +27,15 @@ class Machine:
     def wait(self):
         self.n_waits += 1
         self.now = max(self.now, self.device_done)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_what_the_output_has_no_characters_for_is_escaped(monkeypatch, encoding):
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    monkeypatch.setattr(sys, "stdout", output)
+    say("epoch 1  from \u68ee\udcff.ckpt")
+    shown = "\u68ee" if encoding == "utf-8" else "\\u68ee"
+    assert output.buffer.getvalue().decode(encoding) == f"epoch 1  from {shown}\\udcff.ckpt\n"
 
 
 def make(machine, monkeypatch, **params):

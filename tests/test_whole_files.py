@@ -1,6 +1,9 @@
 """Files that are whole or not there: errors, killed and live writers, systems without locks."""
 
+import contextlib
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -94,14 +97,44 @@ def test_systems_without_such_locks_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(_whole_files, "fcntl", None)
     (tmp_path / f"file.00ff{TEMPORARY}").touch()
     sweep(tmp_path)
+    assert len(names_in(tmp_path)) == 1  # its writer may be about to rename it
+    os.utime(tmp_path / f"file.00ff{TEMPORARY}", (0, 0))
+    sweep(tmp_path)
     write(tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"new"
     assert names_in(tmp_path) == ["file"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the files that a process has open")
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_that_is_open_is_removed_or_replaced_on_windows(tmp_path, monkeypatch, fails):
+    calls, unlink, replace = [], Path.unlink, os.replace
+
+    def closed(call, path, *args):
+        calls.append(call.__name__)
+        assert Path(path) not in map(Path, open_files())
+        return call(path, *args)
+
+    def open_files():
+        for link in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                yield os.readlink(link)
+
+    monkeypatch.setattr(_whole_files, "fcntl", None)
+    monkeypatch.setattr(Path, "unlink", lambda *args: closed(unlink, *args))
+    monkeypatch.setattr(os, "replace", lambda *args: closed(replace, *args))
+    with pytest.raises(OSError) if fails else contextlib.nullcontext():
+        with replacing(tmp_path / "file") as file:
+            file.write(b"new")
+            if fails:
+                raise OSError(28, "No space left on device")
+    assert calls == (["unlink"] if fails else ["replace", "unlink"])
+    assert names_in(tmp_path) == ([] if fails else ["file"])
+
+
 def test_try_writing(tmp_path):
-    try_writing(tmp_path / "a" / "b")
+    try_writing(tmp_path / "a" / "b" / "file")
     assert names_in(tmp_path / "a" / "b") == []
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
-        try_writing(tmp_path / "file")
+        try_writing(tmp_path / "file" / "file")
