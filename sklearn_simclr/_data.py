@@ -186,18 +186,41 @@ def _content_digest(rows: np.ndarray) -> str:
     return content.hexdigest()
 
 
-def channel_statistics(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(
+    samples: Samples, indices: Iterable[Tensor] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation, 1 where that is zero, of each channel or feature: (c,) or (d,).
 
-    Images are measured in [0, 1].
+    Of the samples at `indices`; None: of all. Images are measured in [0, 1].
     """
+    blocks = samples.blocks() if indices is None else samples.batches(indices)
+    if samples.image_shape is not None:
+        return _image_statistics(blocks)
     scaler, dispatched = StandardScaler(), isinstance(samples.rows, TensorRows)
-    for block in samples.blocks():
-        if block.ndim == 4:
-            block = block.permute(0, 2, 3, 1).flatten(0, 2)  # (n * h * w, c)
+    for block in blocks:
         scaler.partial_fit(block if dispatched else block.cpu().numpy())
     mean, scale = (torch.as_tensor(part).cpu().numpy() for part in (scaler.mean_, scaler.scale_))
     return mean.astype(np.float32), scale.astype(np.float32)
+
+
+def _image_statistics(blocks: Iterable[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Do what `channel_statistics` says of images, five times as fast as StandardScaler."""
+    n = mean = squares = 0  # squares: sum of squared differences from the mean
+    for block in blocks:
+        block = block if block.device.type == "cuda" else block.cpu()  # others lack float64
+        pixels = block.flatten(2)  # (k, c, h * w)
+        middle = pixels.mean((0, 2), dtype=torch.float64).float()
+        rest = pixels.sub_(middle[:, None])  # small beside their differences, whatever the mean is
+        n_new = rest.numel() // len(middle)
+        shift = rest.mean((0, 2), dtype=torch.float64)
+        new_squares = rest.square_().sum((0, 2), dtype=torch.float64) - n_new * shift**2
+        step = middle + shift - mean
+        squares = squares + new_squares + step**2 * (n * n_new / (n + n_new))
+        n += n_new
+        mean = mean + step * (n_new / n)
+    scale = (squares.clamp(min=0) / n).sqrt()
+    scale[scale == 0] = 1
+    return mean.float().cpu().numpy(), scale.float().cpu().numpy()
 
 
 def batch_shape(n_samples: int, batch_size: int) -> tuple[int, int]:

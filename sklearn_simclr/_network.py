@@ -43,6 +43,11 @@ class SimCLRNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("scale", torch.tensor(scale), persistent=False)
 
+    def set_statistics(self, mean: np.ndarray, scale: np.ndarray) -> None:
+        """Replace mean and scale of the input normalisation."""
+        self.mean.copy_(torch.from_numpy(mean))
+        self.scale.copy_(torch.from_numpy(scale))
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the features h (n, d) of images in [0, 1] (n, c, h, w), or of vectors."""
         x = standardised(x, self.mean, self.scale)

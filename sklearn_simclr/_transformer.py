@@ -722,6 +722,10 @@ class SimCLRTransformer(
                 )
         views = views_of(fitted, loss=self.loss)
         check_training(network, samples, views, objective)
+        if not continuing:  # a pass over all of X, once everything else is found good
+            mean, scale = world.broadcast_result(lambda: channel_statistics(samples))
+            network.set_statistics(mean, scale)
+            fitted |= {"mean_": mean, "scale_": scale}
         optimizer = make_optimizer(
             fitted["optimizer_name_"],
             network,
@@ -789,10 +793,13 @@ class SimCLRTransformer(
                 )
 
     def _decide(self, samples: Samples, world: World) -> dict:
-        """Choose what all runs of a model share: seed, encoder, head and input normalisation."""
+        """Choose what all runs of a model share: seed, encoder and head.
+
+        The input normalisation is that of two samples yet, with which all of it is tried.
+        """
         input_shape = network_input(samples.input_shape, self.image_size)
         encoder = resolve_encoder(self.encoder, input_shape, len(samples))
-        mean, scale = world.broadcast_result(lambda: channel_statistics(samples))
+        mean, scale = channel_statistics(samples, [torch.arange(2)])
         seed = world.broadcast_result(
             lambda: check_random_state(self.random_state).randint(2**31 - 1)
         )

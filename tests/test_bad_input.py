@@ -21,13 +21,19 @@ from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder, ResNetEncoder
 
 @pytest.fixture
 def no_training(monkeypatch):
-    """Fail if an epoch is asked for."""
+    """Fail if an epoch is asked for, or the statistics of all of X, which may take minutes."""
+    channel_statistics = transformer_module.channel_statistics
 
     def train(*args, **kwargs):
         pytest.fail("training has started")
         yield
 
+    def statistics(samples, indices=None):
+        assert indices is not None, "the statistics of all of X were computed"
+        return channel_statistics(samples, indices)
+
     monkeypatch.setattr(transformer_module, "train", train)
+    monkeypatch.setattr(transformer_module, "channel_statistics", statistics)
 
 
 def refused(model, X, match, error=ValueError):
