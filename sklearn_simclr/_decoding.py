@@ -1,6 +1,7 @@
 """One image file to pixels: formats, orientation, colours, size; and why a file is refused."""
 
 import contextlib
+import math
 import os
 import re
 import stat
@@ -142,18 +143,27 @@ def decode(path: str, image_shape: tuple[int, int, int], budget: PixelBudget) ->
     Raises whatever is wrong with the file.
     """
     height, width, channels = image_shape
-    with _open(path) as image, budget.spending(image.size[0] * image.size[1]):
+    with _open(path) as image:
+        n_pixels = math.prod(image.size)
         if image.format in ("JPEG", "MPO"):
             enough = 2 * max(height, width)
             image.draft(None, (enough, enough))  # decodes a half, quarter or eighth of the size
-        _scale_key(image)
-        image.load()
-        turn = _TURNS.get(_orientation(image))
-        image = _to_bytes(image, channels)
-        if turn is not None:
-            image = image.transpose(turn)
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+            if "progressive" not in image.info:  # those are held whole before they are decoded
+                n_pixels = math.prod(image.size)
+        with budget.spending(n_pixels):
+            return _pixels(image, height, width, channels)
+
+
+def _pixels(image: Image.Image, height: int, width: int, channels: int) -> np.ndarray:
+    """Load an image and return its pixels (h * w * c,), uint8, upright and of this shape."""
+    _scale_key(image)
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    image = _to_bytes(image, channels)
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(image).reshape(-1)
 
 

@@ -947,6 +947,28 @@ def test_too_few_files(simclr, folder):
 # Pillow's warnings
 
 
+@pytest.mark.parametrize(
+    "name, options, pixels_held",
+    [
+        ("a.jpg", {}, 100 * 80),  # an eighth of the sides is enough
+        ("a.jpg", {"progressive": True}, 800 * 640),
+        ("a.png", {}, 800 * 640),
+    ],
+)
+def test_threads_wait_for_memory_that_decoding_takes(
+    tmp_path, monkeypatch, name, options, pixels_held
+):
+    asked, spending = [], _decoding.PixelBudget.spending
+    monkeypatch.setattr(
+        _decoding.PixelBudget,
+        "spending",
+        lambda budget, n_pixels: asked.append(n_pixels) or spending(budget, n_pixels),
+    )
+    Image.new("RGB", (800, 640)).save(tmp_path / name, **options)
+    read_files([str(tmp_path / name)], image_shape=(32, 32, 3))
+    assert asked == [pixels_held]
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_warnings_of_pillow_stay_inside(tmp_path, n_jobs, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 96)  # warns of twice as many
