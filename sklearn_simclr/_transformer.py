@@ -171,9 +171,9 @@ class SimCLRTransformer(
         to `fit` resumes if the process was killed: same data, parameters and `random_state`, which
         has to be set. Any number of training runs can share it. `partial_fit` saves none.
     cache_dir : str or Path, default=None
-        Folder for the decoded pixels of image files, so that each file is decoded once and not
-        again by later calls. None: up to 1 GiB of pixels is kept in memory; beyond that, files are
-        decoded again whenever they are needed.
+        Folder for the decoded pixels of image files, so that later calls with the same files, in
+        the same order, decode none again. None: up to 1 GiB of pixels is kept in memory; beyond
+        that, files are decoded again whenever they are needed.
     on_bad_files : {"raise", "skip"}, default="raise"
         What `fit` and `partial_fit` do about image files that cannot be read: raise an error, or
         leave them out and warn. `transform` and `score` always raise an error.
