@@ -35,6 +35,7 @@ from sklearn_simclr.optim import make_optimizer, warmup_cosine
 _ROWS_TO_FINE_TUNE = 10  # labelled, per class
 _MIN_STEPS, _MIN_EPOCHS = 200, 30  # of max_iter="auto"
 _WARMUP_SHARE = 0.1
+_ROWS_IN_PLACE = 4096  # whose probabilities replace their logits at a time
 
 
 class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -264,7 +265,7 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             In the order of `classes_`; each row sums to 1. A tensor as in `predict`, whatever the
             classes.
         """
-        return softmax(self._logits(X))
+        return softmax(self._logits(X), copy=False)
 
     def predict_log_proba(self, X):
         """Return the logarithms of the probabilities of the classes.
@@ -281,9 +282,9 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             in `predict_proba`.
         """
         logits = self._logits(X)
-        if isinstance(logits, Tensor):
-            return logits.log_softmax(1)
-        return torch.from_numpy(logits).log_softmax(1).numpy()
+        for rows in torch.as_tensor(logits).split(_ROWS_IN_PLACE):
+            rows.copy_(rows.log_softmax(1))
+        return logits
 
     def decision_function(self, X):
         """Return the logits of the classes.
@@ -472,9 +473,9 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             task = Task(labelled, torch.from_numpy(lesson.codes)[labelled])
             fitted = self._fine_tune("fine-tuning", TEACHER_STREAM, probe, task, lesson, [])
         if lesson.distills:
-            logits = to_plain(LinearModel.of(fitted).logits(lesson.X))
-            targets = torch.from_numpy(softmax(logits / self.distill_temperature))  # (n, k)
-            task = Task(torch.arange(len(targets)), targets, self.distill_temperature)
+            temperature = self.distill_temperature
+            targets = LinearModel.of(fitted).probabilities(lesson.X, temperature)  # (n, k)
+            task = Task(torch.arange(len(targets)), torch.from_numpy(targets), temperature)
             before = fitted["loss_curve_"]
             fitted = self._fine_tune("distillation", STUDENT_STREAM, probe, task, lesson, before)
         return fitted

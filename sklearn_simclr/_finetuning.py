@@ -96,8 +96,10 @@ def drawn_batches(n_rows: int, batch_size: int, n_steps: int, generator: Generat
     tensor([4, 4, 4])
     """
     n_shuffles = -(-n_steps * batch_size // n_rows)
-    order = [torch.randperm(n_rows, generator=generator) for _ in range(n_shuffles)]
-    return torch.cat(order)[: n_steps * batch_size].view(n_steps, batch_size)
+    order = torch.empty(n_shuffles * n_rows, dtype=torch.long)
+    for shuffle in order.split(n_rows):
+        torch.randperm(n_rows, generator=generator, out=shuffle)
+    return order[: n_steps * batch_size].view(n_steps, batch_size)
 
 
 def fine_tune(

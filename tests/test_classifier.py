@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 import random
+import tracemalloc
 import warnings
 from functools import partial
 
@@ -27,7 +28,9 @@ from torch import nn
 import sklearn_simclr._classifier as classifier_module
 import sklearn_simclr._transformer as transformer_module
 from sklearn_simclr import SimCLRClassifier, SimCLRTransformer, _progress
+from sklearn_simclr._distributed import ALONE
 from sklearn_simclr._finetuning import Task
+from sklearn_simclr._probe import LinearModel, fit_probe
 from sklearn_simclr.augmentation import AffineAugmentation
 from sklearn_simclr.encoders import MLPEncoder
 
@@ -265,6 +268,70 @@ def test_linear_leaves_out_what_is_little_more_than_rounding(classifier, simclr,
     assert model.linear_coef_[:, :d].any(axis=0).all() and not model.linear_coef_[:, d:].any()
 
 
+class Given:
+    """A transformer whose features are given."""
+
+    def __init__(self, features):
+        self.features = features
+
+    def _features(self, X):
+        return self.features
+
+
+def given_model(n, d, k):
+    rng = np.random.default_rng(0)
+    h, coef, intercept = (rng.normal(size=s).astype(np.float32) for s in ((n, d), (k, d), k))
+    return LinearModel(Given(h), coef, intercept)
+
+
+def peak_of(function):
+    """Return what a function returns, and how many bytes of arrays it had at most."""
+    tracemalloc.start()
+    try:
+        return function(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_regression_takes_no_more_memory_for_more_unlabelled_rows():
+    rng = np.random.default_rng(0)
+    h = rng.normal(100, 1, size=(50_000, 12)).astype(np.float32)
+    h[:, 1], h[:, 2] = 0.1, 100 + 1e-4 * h[:, 0]  # constant, and hardly more than rounding
+    codes = np.where(np.arange(len(h)) < 40, np.arange(len(h)) % 3, -1)
+    fit_probe(Given(h[:100]), None, codes[:100], ALONE)  # imports
+    (model, n_iter), peak = peak_of(lambda: fit_probe(Given(h), None, codes, ALONE))
+    assert peak < h.nbytes / 2
+
+    scaled = StandardScaler().fit_transform(np.delete(h, [1, 2], axis=1).astype(float))
+    reference = LogisticRegression(max_iter=1000).fit(scaled[:40], codes[:40])
+    assert n_iter == reference.n_iter_[0]
+    assert not model.coef[:, 2].any()
+    logits = h[:1000].astype(float) @ model.coef.T + model.intercept
+    assert_allclose(logits, reference.decision_function(scaled[:1000]), atol=1e-3)
+
+
+def test_logits_are_held_once():
+    model = given_model(2000, 3, 100)
+    for function in (lambda: model.logits(None), lambda: model.probabilities(None, 0.5)):
+        result, peak = peak_of(function)
+        assert result.nbytes == 2000 * 100 * 4
+        assert peak < 1.5 * result.nbytes
+
+
+@pytest.mark.parametrize("name", ["predict_proba", "predict_log_proba"])
+def test_probabilities_replace_the_logits(classifier, few, monkeypatch, name):
+    images, labels = few
+    model = classifier(**LINEAR).fit(images, labels)
+    expected, seen, logits = getattr(model, name)(images), [], LinearModel.logits
+    monkeypatch.setattr(classifier_module, "_ROWS_IN_PLACE", 30)
+    monkeypatch.setattr(
+        LinearModel, "logits", lambda self, X: seen.append(logits(self, X)) or seen[-1]
+    )
+    result = getattr(model, name)(images)
+    assert np.shares_memory(result, seen[0])
+    assert_allclose(result, expected, rtol=1e-6)
+
+
 @every_setting
 def test_predictions_are_those_of_the_fitted_attributes(classifier, few, setting):
     images, labels = few
@@ -310,7 +377,7 @@ def test_unlabelled_rows_do_not_enter_the_fine_tuning(classifier, fitted_transfo
     assert len(tasks) == 1
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("temperature", [1.0, np.float64(0.5)])
 @pytest.mark.parametrize("method", ["linear", "fine_tuning"])
 def test_the_student_learns_the_probabilities_of_the_teacher(
     classifier, fitted_transformer, few, tasks, method, temperature
@@ -324,6 +391,7 @@ def test_the_student_learns_the_probabilities_of_the_teacher(
     assert_array_equal(task.rows, np.arange(64))
     assert task.temperature == temperature
     powers = np.exp(teacher.decision_function(images).astype(float) / temperature)
+    assert task.targets.dtype == torch.float32
     assert_allclose(task.targets, powers / powers.sum(axis=1, keepdims=True), atol=1e-5)
     assert student.loss_curve_[:-4] == teacher.loss_curve_
     assert student.n_iter_ == len(student.loss_curve_) == len(teacher.loss_curve_) + 4

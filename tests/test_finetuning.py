@@ -5,6 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklearn_simclr._data import Samples
 from sklearn_simclr._finetuning import NetworkWithHead, Task, drawn_batches, fine_tune
@@ -182,6 +183,30 @@ def test_each_shuffle_is_another():
     batches = drawn_batches(50, 50, 3, torch.Generator().manual_seed(0))
     assert all(set(batch.tolist()) == set(range(50)) for batch in batches)
     assert not batches[0].equal(batches[1]) and not batches[1].equal(batches[2])
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes behind all that operations return."""
+
+    def __init__(self):
+        super().__init__()
+        self.storages = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else [result]:
+            storage = value.untyped_storage()
+            self.storages[storage.data_ptr()] = storage.nbytes()
+        return result
+
+
+def test_shuffles_are_put_end_to_end_without_a_copy():
+    with Allocations() as allocated:
+        batches = drawn_batches(1000, 64, 100, torch.Generator().manual_seed(0))
+    assert sum(allocated.storages.values()) == 7000 * 8  # seven shuffles of 1000 rows
+    generator = torch.Generator().manual_seed(0)
+    shuffles = torch.cat([torch.randperm(1000, generator=generator) for _ in range(7)])
+    assert batches.flatten().equal(shuffles[:6400])
 
 
 def test_other_rows_are_never_read():
