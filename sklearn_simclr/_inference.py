@@ -77,13 +77,19 @@ def encode_views(
 
     They are of the views that `discrimination_accuracy` draws for the same seed.
     """
+    features, start = None, 0
 
-    def represent(x: Tensor) -> Tensor:
-        return network.represent(x, output_layer).cpu()
+    def keep(x: Tensor) -> None:
+        nonlocal features, start
+        h = network.represent(x, output_layer).cpu()  # (2m, d)
+        if features is None:
+            features = np.empty((2, len(samples), h.shape[1]), np.float32)
+        stop = start + len(h) // 2
+        features[:, start:stop] = h.float().numpy().reshape(2, -1, h.shape[1])
+        start = stop
 
-    blocks = _map_views(represent, network, samples, views, seed)
-    first, second = zip(*(block.chunk(2) for block in blocks), strict=True)
-    return torch.cat(first).float().numpy(), torch.cat(second).float().numpy()
+    _map_views(keep, network, samples, views, seed)
+    return features[0], features[1]
 
 
 def discrimination_accuracy(
@@ -106,12 +112,12 @@ def discrimination_accuracy(
 
 @torch.inference_mode()
 def _map_views(
-    function: Callable[[Tensor], Tensor],
+    function: Callable[[Tensor], Tensor | None],
     network: SimCLRNetwork,
     samples: Samples,
     views: Views,
     seed: int,
-) -> list[Tensor]:
+) -> list[Tensor | None]:
     """Apply a function to two views (2m, c, h, w) of each block of m >= 2 samples.
 
     Row i and row i + m are those of one sample.

@@ -9,14 +9,15 @@ import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils.validation import _num_samples, check_is_fitted
 from torch import Tensor
 from torch.nn import functional as F
 
 from sklearn_simclr._classifier import SimCLRClassifier
 from sklearn_simclr._data import Samples, channel_statistics
 from sklearn_simclr._device import plain_torch
-from sklearn_simclr._files import ImageFiles
+from sklearn_simclr._files import ImageFiles, as_paths
 from sklearn_simclr._inference import encode
 from sklearn_simclr._kernels import resize
 from sklearn_simclr._pictures import check_channels, contrast_limits, to_pictures
@@ -88,6 +89,20 @@ def draw_rows(n_rows: int, n_drawn: int | None, rng: np.random.RandomState) -> n
     return rng.permutation(n_rows)[:n_drawn]
 
 
+def _draw_files(
+    transformer: SimCLRTransformer, X, n_drawn: int | None, rng: np.random.RandomState
+) -> tuple[list[str], np.ndarray] | None:
+    """Draw image files for a fitted transformer to read: paths, and their rows in X.
+
+    None if X holds no paths, or if `cache_dir` may hold the pixels of all.
+    """
+    paths = as_paths(X) if transformer.cache_dir is None else None
+    if paths is None:
+        return None
+    rows = draw_rows(len(paths), n_drawn, rng)
+    return [paths[row] for row in rows], rows
+
+
 def random_source(random_state) -> np.random.RandomState:
     """Turn `random_state` into a generator; None is a fresh one, not NumPy's global one."""
     return np.random.RandomState() if random_state is None else check_random_state(random_state)
@@ -110,20 +125,24 @@ def look_at_views(
 
     Images are as large as the network sees them. Vectors are standardised, feature by feature.
     """
-    X, kept = found.reaching(X), None
+    X, kept, rng = found.reaching(X), None, random_source(random_state)
     transformer = copy.copy(found.transformer)  # reading X to learn from it sets attributes
     fitted = transformer.__sklearn_is_fitted__()
-    if not fitted:
+    files = _draw_files(transformer, X, n_samples, rng) if fitted else None
+    if files is not None:
+        X, kept = files
+    elif not fitted:
         transformer._validate_params()
         X, _, _ = open_to_learn(transformer, X, None, reset=True)
         kept = X.kept if isinstance(X, ImageFiles) else None
     samples, views = _open(transformer, X, fitted=fitted)
     if samples.image_shape is not None:
         check_channels(channels, samples.image_shape[2])
-    rng = random_source(random_state)
-    order = draw_rows(len(samples), None, rng)
+    n = len(samples)
+    order = draw_rows(n, None, rng) if files is None else np.arange(n)
     rows = order[:n_samples]
-    batch = samples.batch(torch.from_numpy(order[:_DONORS] if views.mixes_samples else rows))
+    donors = order[: max(_DONORS, n_samples)] if views.mixes_samples else rows
+    batch = samples.batch(torch.from_numpy(donors))
     originals, made = _make_views(batch, views, n_views, seed=rng.randint(2**31 - 1))
     originals, made = originals[: len(rows)], made[: len(rows)]
     names = None
@@ -221,10 +240,37 @@ class Encoder:
         self, rows: np.ndarray, channels, limits, largest_side: int | None = None
     ) -> np.ndarray:
         """Return the images at `rows` as pictures (k, h, w) or (k, h, w, 3), shrunk if need be."""
-        index = torch.from_numpy(rows)
-        batches = map(_on_cpu(self._samples).batch, index.split(_BLOCK_ROWS))
-        blocks = (_channels_last(_shrunk(batch, largest_side)) for batch in batches)
-        return np.concatenate([to_pictures(block, channels, limits) for block in blocks])
+        samples, pictures = _on_cpu(self._samples), None
+        for block in gen_batches(len(rows), _BLOCK_ROWS):
+            batch = samples.batch(torch.from_numpy(rows[block]))
+            made = to_pictures(_channels_last(_shrunk(batch, largest_side)), channels, limits)
+            if pictures is None:
+                pictures = np.empty((len(rows), *made.shape[1:]), made.dtype)
+            pictures[block] = made
+        return pictures
+
+
+class Drawn(NamedTuple):
+    """Rows that are drawn of an X, and what encodes them."""
+
+    encoder: Encoder
+    n_rows: int  # of X
+    rows: np.ndarray  # (k,) where the samples are in X
+    places: np.ndarray  # (k,) where they are in the encoder
+
+
+def draw_to_encode(
+    transformer: SimCLRTransformer, X, n_drawn: int | None, rng: np.random.RandomState
+) -> Drawn:
+    """Draw so many rows of X, at most all, in random order; None: all."""
+    check_is_fitted(transformer)
+    files = _draw_files(transformer, X, n_drawn, rng)
+    if files is None:
+        encoder = Encoder(transformer, X)
+        rows = draw_rows(len(encoder), n_drawn, rng)
+        return Drawn(encoder, len(encoder), rows, rows)
+    paths, rows = files
+    return Drawn(Encoder(transformer, paths), _num_samples(X), rows, np.arange(len(rows)))
 
 
 def _shrunk(images: Tensor, largest_side: int | None) -> Tensor:

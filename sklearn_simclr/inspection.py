@@ -17,8 +17,10 @@ from sklearn.utils import check_array, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_simclr._inspected import (
+    Drawn,
     Encoder,
     draw_rows,
+    draw_to_encode,
     find_simclr,
     look_at_views,
     random_source,
@@ -360,7 +362,8 @@ class ViewsDisplay:
             Samples in any form that `fit` accepts, at least one. An unfitted estimator learns the
             range of the pixels from it.
         n_samples : int, default=6
-            Number of samples to draw, >= 1; all if X has fewer.
+            Number of samples to draw, >= 1; all if X has fewer. Of image files, a fitted estimator
+            without `cache_dir` opens no others.
         n_views : int, default=6
             Number of views of each, >= 1.
         channels : int or tuple of three int, default=None
@@ -853,7 +856,8 @@ class EmbeddingDisplay:
             Classes, -1 ("-1" if they are strings) for no label; if y holds only -1 and 1, both are
             classes.
         n_samples : int or None, default=1000
-            Number of samples to draw at random, >= 1; all if X has fewer, or if None.
+            Number of samples to draw at random, >= 1; all if X has fewer, or if None. Of image
+            files, an estimator without `cache_dir` opens no others.
         channels : int or tuple of three int, default=None
             The number of the channel to draw in grey, or those of the channels to draw as red,
             green and blue. None: the first three, or the first if there are fewer. The contrast of
@@ -864,7 +868,7 @@ class EmbeddingDisplay:
         ax : matplotlib Axes, default=None
             As in `plot`.
         thumbnail_size : float, default=0.05
-            As in `plot`.
+            As in `plot`; with 0 the display holds no pictures.
         im_kw : dict, default=None
             As in `plot`.
         scatter_kw : dict, default=None
@@ -899,21 +903,21 @@ class EmbeddingDisplay:
         if n_samples is not None:
             check_scalar(n_samples, "n_samples", Integral, min_val=1)
         found = find_simclr(estimator)
-        encoder = Encoder(found.transformer, found.reaching(X))
-        if encoder.image_shape is not None:
-            check_channels(channels, encoder.image_shape[2])
-        labels = _labels(y, len(encoder))
         rng = random_source(random_state)
-        rows = draw_rows(len(encoder), n_samples, rng)
+        drawn = draw_to_encode(found.transformer, found.reaching(X), n_samples, rng)
+        encoder, has_pictures = drawn.encoder, drawn.encoder.image_shape is not None
+        if has_pictures:
+            check_channels(channels, encoder.image_shape[2])
+        labels = _labels(y, drawn.n_rows)
         pictures = None
-        if encoder.image_shape is not None:
+        if has_pictures and thumbnail_size:
             limits = encoder.limits(channels)
-            pictures = encoder.pictures(rows, channels, limits, _THUMBNAIL_SIDE)
+            pictures = encoder.pictures(drawn.places, channels, limits, _THUMBNAIL_SIDE)
         display = cls(
-            coordinates=_coordinates(reduction, encoder, rows, seed=rng.randint(2**31 - 1)),
+            coordinates=_coordinates(reduction, drawn, seed=rng.randint(2**31 - 1)),
             pictures=pictures,
-            labels=None if labels is None else labels[rows],
-            rows=rows,
+            labels=None if labels is None else labels[drawn.rows],
+            rows=drawn.rows,
         )
         return display.plot(ax, thumbnail_size=thumbnail_size, im_kw=im_kw, scatter_kw=scatter_kw)
 
@@ -961,10 +965,11 @@ def _similarities(of_queries: np.ndarray, features: np.ndarray) -> np.ndarray:
     return np.hstack([cosine_similarity(of_queries, block.astype(np.float64)) for block in blocks])
 
 
-def _coordinates(reduction, encoder: Encoder, rows: np.ndarray, *, seed: int) -> np.ndarray:
-    """Return the coordinates (k, 2) of the samples at `rows`."""
+def _coordinates(reduction, drawn: Drawn, *, seed: int) -> np.ndarray:
+    """Return the coordinates (k, 2) of the samples that are drawn."""
+    rows = drawn.rows
     if reduction is not None and not hasattr(reduction, "fit_transform"):
-        return _given_coordinates(reduction, len(encoder))[rows]
+        return _given_coordinates(reduction, drawn.n_rows)[rows]
     if reduction is None:
         if len(rows) < _FEWEST_FOR_TSNE:
             raise ValueError(
@@ -973,7 +978,7 @@ def _coordinates(reduction, encoder: Encoder, rows: np.ndarray, *, seed: int) ->
             )
         perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
         reduction = TSNE(metric="cosine", perplexity=perplexity, random_state=seed)
-    features = encoder.features(rows)
+    features = drawn.encoder.features(drawn.places)
     coordinates = np.asarray(clone(reduction, safe=False).fit_transform(features))
     if coordinates.shape != (len(rows), 2):
         raise ValueError(

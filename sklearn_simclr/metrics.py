@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _BLOCK_VALUES = 2**24  # similarities that are held at a time
+_PAIRED_VALUES = 2**18  # features of one view that are compared at a time
 _RANKME_EPSILON = 1e-7  # the paper's, for float32
 _POSITIVE = [Interval(Real, 0, None, closed="neither")]
 _COUNT = [Interval(Integral, 1, None, closed="left")]
@@ -167,9 +168,13 @@ def alignment(h1, h2, *, alpha=2):
     1.0
     """
     h1, h2 = _check_pair(h1, h2, ("h1", "h2"), min_rows=1)
-    first = _directions(h1.astype(np.float64), "h1")
-    second = _directions(h2.astype(np.float64), "h2")
-    return float(np.mean(np.sum((first - second) ** 2, axis=1) ** (alpha / 2)))
+    _refuse_zeros(h1, "h1")
+    _refuse_zeros(h2, "h2")
+    squares = np.empty(len(h1))
+    for block in gen_batches(len(h1), max(1, _PAIRED_VALUES // h1.shape[1])):
+        first, second = (_scaled_to_one(h[block].astype(np.float64)) for h in (h1, h2))
+        squares[block] = np.sum((first - second) ** 2, axis=1)
+    return float(np.mean(squares ** (alpha / 2)))
 
 
 @validate_params({"t": _POSITIVE}, prefer_skip_nested_validation=True)
@@ -686,10 +691,18 @@ def _check_labels(y, y_name, h, h_name):
 
 def _directions(h, name):
     """Scale the rows to unit norm, without underflow or overflow."""
-    largest = np.abs(h).max(axis=1, keepdims=True)
-    _refuse_rows(largest[:, 0] == 0, name, "zeros only, which have no direction,")
-    h = h / largest
-    return h / np.linalg.norm(h, axis=1, keepdims=True)
+    _refuse_zeros(h, name)
+    return _scaled_to_one(h)
+
+
+def _scaled_to_one(h):
+    h = h / np.abs(h).max(axis=1, keepdims=True)
+    h /= np.linalg.norm(h, axis=1, keepdims=True)
+    return h
+
+
+def _refuse_zeros(h, name):
+    _refuse_rows(~h.any(axis=1), name, "zeros only, which have no direction,")
 
 
 def _refuse_rows(bad, name, what):

@@ -1,5 +1,7 @@
 """Passes over a trained network."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from torch import nn
 
 from sklearn_simclr import _inference
 from sklearn_simclr._data import Samples
-from sklearn_simclr._inference import discrimination_accuracy, encode
+from sklearn_simclr._inference import discrimination_accuracy, encode, encode_views
 from sklearn_simclr._kernels import resize
 from sklearn_simclr.augmentation import FeatureCorruption
 from sklearn_simclr.encoders import ConvNetEncoder, MLPEncoder, ResNetEncoder
@@ -151,3 +153,39 @@ def test_discrimination_accuracy_of_equal_views_is_one_and_of_a_collapsed_networ
     for param in network.encoder.parameters():
         nn.init.zeros_(param)
     assert discrimination_accuracy(network, samples, views, seed=0) <= 0.02
+
+
+@pytest.mark.parametrize("output_layer", [0, 1])
+@pytest.mark.parametrize("n, block", [(20, 7), (20, 100), (5, 4)])
+def test_features_of_views_are_those_of_each_block(monkeypatch, n, block, output_layer):
+    monkeypatch.setattr(_inference, "_EVALUATED_ROWS", block)
+    samples, seen = vector_samples(n=n), []
+    network = make_network(samples)
+
+    def watch(batch):
+        seen.append(batch + torch.randn_like(batch))
+        return seen[-1]
+
+    features = encode_views(network, samples, make_views(watch), output_layer, seed=0)
+    for h, views in zip(features, (seen[::2], seen[1::2]), strict=True):
+        with torch.no_grad():
+            expected = network.represent(torch.cat(views), output_layer)
+        assert h.dtype == np.float32
+        np.testing.assert_allclose(h, expected.numpy(), atol=1e-5)
+
+
+def test_features_of_views_are_held_once(monkeypatch):
+    monkeypatch.setattr(_inference, "_EVALUATED_ROWS", 4)
+    samples, blocks, alive = vector_samples(n=40), [], []
+    network = make_network(samples)
+    represent = network.represent
+
+    def watched(x, output_layer):
+        alive.append(sum(block() is not None for block in blocks))
+        h = represent(x, output_layer)
+        blocks.append(weakref.ref(h))
+        return h
+
+    monkeypatch.setattr(network, "represent", watched)
+    encode_views(network, samples, make_views(identity), 0, seed=0)
+    assert len(alive) == 10 and max(alive) <= 1

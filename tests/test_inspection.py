@@ -5,6 +5,7 @@ import copy
 import io
 import pickle
 import random
+import tracemalloc
 import warnings
 
 import matplotlib
@@ -20,7 +21,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from sklearn_simclr import SimCLRClassifier, SimCLRTransformer
+from sklearn_simclr import SimCLRClassifier, SimCLRTransformer, _files
+from sklearn_simclr._decoding import decode
+from sklearn_simclr._inspected import Encoder
 from sklearn_simclr._pictures import standing_apart
 from sklearn_simclr._random import cpu_generator
 from sklearn_simclr.augmentation import AffineAugmentation, FeatureCorruption, SimCLRAugmentation
@@ -206,6 +209,12 @@ def test_views_warn_of_what_is_skipped_and_name_the_caller(digits, simclr):
     with pytest.warns(UserWarning, match="SimCLRAugmentation skips") as caught:
         ViewsDisplay.from_estimator(simclr(augmentation="simclr"), digits[0])
     assert caught[0].filename == __file__
+
+
+def test_more_vectors_than_give_values_are_all_drawn():
+    X = np.random.default_rng(0).normal(size=(300, 5))
+    display = ViewsDisplay.from_estimator(SimCLRTransformer(), X, n_samples=270, n_views=1)
+    assert len(display.originals) == len(display.views) == len(display.rows) == 270
 
 
 def test_views_of_vectors_take_values_from_other_samples(vectors):
@@ -464,6 +473,33 @@ def test_thumbnails_keep_the_shape_of_the_images_and_shrink(simclr):
     assert (right - left) / (top - bottom) == pytest.approx(4)
 
 
+def test_a_map_without_thumbnails_makes_no_pictures(monkeypatch, digits, digits_model):
+    given = np.random.default_rng(0).random((64, 2))
+    first = EmbeddingDisplay.from_estimator(
+        digits_model, digits[0], reduction=given, random_state=0
+    )
+    monkeypatch.setattr(Encoder, "pictures", None)
+    display = EmbeddingDisplay.from_estimator(
+        digits_model, digits[0], reduction=given, random_state=0, thumbnail_size=0
+    )
+    assert display.pictures is None and display.thumbnails_ == []
+    np.testing.assert_array_equal(display.coordinates, first.coordinates)
+    assert display.plot(thumbnail_size=0.1).thumbnails_ == []
+
+
+def test_pictures_are_held_once(digits, digits_model):
+    encoder = Encoder(digits_model, np.tile(digits[0], (100, 1, 1)))
+    rows = np.random.default_rng(0).permutation(6400)
+    tracemalloc.start()
+    try:
+        pictures = encoder.pictures(rows, None, None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(pictures, digits[0][rows % 64] / 16, rtol=1e-6)
+    assert peak < 1.5 * pictures.nbytes
+
+
 def test_classes_of_a_map_have_colours_and_a_legend(digits, digits_model):
     X = digits[0]
     # 11 frequent classes, of which 10 have a colour, and one unlabelled sample
@@ -697,6 +733,45 @@ def test_bad_files_of_an_unfitted_estimator_are_skipped_if_asked(tmp_path, photo
     assert caught[0].filename == __file__
     assert sorted(display.rows) == [0, 2, 3, 4]
     np.testing.assert_allclose(display.originals, photos[0][display.rows] / 255, atol=1e-6)
+
+
+def saved(images, folder):
+    paths = [str(folder / f"{number}.png") for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("display", [ViewsDisplay, EmbeddingDisplay])
+def test_only_the_files_that_are_drawn_are_opened(display, column, tmp_path, photos, monkeypatch):
+    X, y = photos
+    paths, opened = saved(X, tmp_path), []
+    pipeline = make_pipeline(FunctionTransformer(lambda X: X[::-1]), small(max_epochs=1))
+    pipeline.fit(paths)
+    params = {"n_samples": 5, "random_state": 0}
+    if display is EmbeddingDisplay:
+        params |= {"reduction": np.random.default_rng(0).random((32, 2)), "y": y}
+    expected = display.from_estimator(pipeline, X, **params)
+    monkeypatch.setattr(_files, "decode", lambda path, *a: opened.append(path) or decode(path, *a))
+    files = np.array(paths)[:, None] if column else paths
+    shown = display.from_estimator(pipeline, files, **params)
+    assert shown.rows.tolist() == expected.rows.tolist()
+    assert sorted(opened) == sorted(paths[::-1][row] for row in shown.rows)
+    for name, value in vars(expected).items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            np.testing.assert_allclose(getattr(shown, name), value, atol=1e-6)
+    if display is EmbeddingDisplay:
+        assert shown.labels.tolist() == y[shown.rows].astype(str).tolist()
+
+
+@pytest.mark.parametrize("display", [ViewsDisplay, EmbeddingDisplay])
+def test_files_with_a_cache_are_cached_as_a_whole(display, tmp_path, photos):
+    paths = saved(photos[0], tmp_path)
+    model = small(max_epochs=1, cache_dir=tmp_path / "cache").fit(paths)
+    before = sorted((tmp_path / "cache").iterdir())
+    display.from_estimator(model, paths, n_samples=4, random_state=0)
+    assert before and sorted((tmp_path / "cache").iterdir()) == before
 
 
 def state_of_generators():

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -56,6 +57,20 @@ def pairs(n=40, d=6, noise=0.4):
 def cosine(a, b):
     a, b = [float(x) for x in a], [float(x) for x in b]
     return math.fsum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+
+
+def unit(h):
+    return h / np.linalg.norm(h, axis=1, keepdims=True)
+
+
+def allocated(function):
+    """Most bytes of arrays that a call holds at a time."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def rotation(d):
@@ -168,6 +183,22 @@ def test_alignment_of_known_pairs():
     mean_cosine = np.mean([cosine(a, b) for a, b in zip(h1, h2, strict=True)])
     assert alignment(h1, h2) == pytest.approx(2 - 2 * mean_cosine)
     assert alignment(np.ones((5, 3)), np.ones((5, 3))) == 0  # collapsed
+
+
+@pytest.mark.parametrize("n_values", [1, 6 * 7, 6 * 40, 6 * 1000])
+def test_alignment_does_not_depend_on_its_blocks(monkeypatch, n_values):
+    h1, h2 = pairs()
+    expected = np.mean(np.sum((unit(h1) - unit(h2)) ** 2, axis=1) ** 0.75)
+    monkeypatch.setattr(metrics, "_PAIRED_VALUES", n_values)
+    assert alignment(h1, h2, alpha=1.5) == pytest.approx(expected, rel=1e-12)
+    h2[[9, 39]] = 0  # in different blocks
+    with pytest.raises(ValueError, match=r"^h2 has zeros only.* 2 of 40 rows, .* row 9\."):
+        alignment(h1, h2)
+
+
+def test_alignment_takes_less_memory_than_its_features():
+    h1, h2 = (h.astype(np.float32) for h in pairs(10_000, 200))
+    assert allocated(lambda: alignment(h1, h2)) < 2 * h1.nbytes
 
 
 @pytest.mark.parametrize("n, d, t", [(2, 3, 2), (3, 1, 2), (40, 6, 2), (40, 6, 0.3), (25, 4, 50)])
