@@ -99,7 +99,7 @@ class MicroBatches:
         try:
             self._compiled = compiled(self.output_of)
         except Exception as error:  # torch does not know this Python or this system
-            self._warn_uncompiled(error)
+            self._warn_uncompiled(f"{type(error).__name__}: {error}")
 
     def backward(self, x: Tensor, loss_of: Callable[[Tensor], Tensor], n: int) -> Tensor:
         """Set the gradients of the network's parameters; return the loss, without a graph.
@@ -134,8 +134,7 @@ class MicroBatches:
                 elif self._compiled is None:
                     raise
                 else:  # torch.compile makes the backward pass when it gets there
-                    self._compiled = None
-                    failure = error.with_traceback(None)
+                    self._compiled, failure = None, f"{type(error).__name__}: {error}"
             else:
                 break
             # Only here are the frames of the error gone, and with them the memory they held.
@@ -147,11 +146,11 @@ class MicroBatches:
             self._warn_uncompiled(failure)
         return loss
 
-    def _warn_uncompiled(self, error: Exception) -> None:
+    def _warn_uncompiled(self, failure: str) -> None:
         if self._says_so:
             warn_caller(
                 "torch.compile does not work here, and the network is used as it is. Pass "
-                f"compile='auto' to silence this. {type(error).__name__}: {error}"
+                f"compile='auto' to silence this. {failure}"
             )
 
     def _n_pieces(self, n: int) -> int:

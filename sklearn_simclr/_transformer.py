@@ -795,7 +795,7 @@ class SimCLRTransformer(
     def _decide(self, samples: Samples, world: World) -> dict:
         """Choose what all runs of a model share: seed, encoder and head.
 
-        The input normalisation is that of two samples yet, with which all of it is tried.
+        The input normalisation is that of two samples as yet, with which everything is tried.
         """
         input_shape = network_input(samples.input_shape, self.image_size)
         encoder = resolve_encoder(self.encoder, input_shape, len(samples))

@@ -13,7 +13,7 @@ except ImportError:  # Windows, which neither removes nor replaces a file that i
     fcntl = None
 
 _TEMPORARY = ".sklearn_simclr.tmp"
-_CLOSED_FOR = 60  # seconds for which a writer on Windows has certainly not left its file closed
+_ABANDONED_AFTER = 60  # seconds; a writer on Windows closes its file just before it renames it
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def sweep(directory: Path) -> None:
     for temporary in directory.glob(f"*{_TEMPORARY}"):
         with contextlib.suppress(OSError):
             if fcntl is None:
-                if time.time() - temporary.stat().st_mtime > _CLOSED_FOR:
+                if time.time() - temporary.stat().st_mtime > _ABANDONED_AFTER:
                     temporary.unlink()
                 continue
             with open(temporary, "r+b") as file:  # NFS locks what is open for writing only
