@@ -207,7 +207,7 @@ def _image_statistics(blocks: Iterable[Tensor]) -> tuple[np.ndarray, np.ndarray]
     """Do what `channel_statistics` says of images, five times as fast as StandardScaler."""
     n = mean = squares = 0  # squares: sum of squared differences from the mean
     for block in blocks:
-        block = block if block.device.type == "cuda" else block.cpu()  # others lack float64
+        block = block if block.device.type == "cuda" else block.cpu()  # Apple's lack float64
         pixels = block.flatten(2)  # (k, c, h * w)
         middle = pixels.mean((0, 2), dtype=torch.float64).float()
         rest = pixels.sub_(middle[:, None])  # small beside their differences, whatever the mean is

@@ -16,9 +16,17 @@ from torch import Tensor
 _OWN = __name__.partition(".")[0]
 _INSTALLED = {"dist-packages", "site-packages"}  # folders that code is installed to
 # Attributes that depend on the text around a class, or on who has looked, not on what it does.
-_INCIDENTAL = {"__doc__", "__firstlineno__", "__module__", "__static_attributes__"}
-_INCIDENTAL |= {"__annotations__", "__annotations_cache__", "__conditional_annotations__"}
-_INCIDENTAL |= {"__annotate__", "__annotate_func__"}
+_INCIDENTAL = {
+    "__annotate__",
+    "__annotate_func__",
+    "__annotations__",
+    "__annotations_cache__",
+    "__conditional_annotations__",
+    "__doc__",
+    "__firstlineno__",
+    "__module__",
+    "__static_attributes__",
+}
 
 
 def fingerprint(values: dict[str, object]) -> str:

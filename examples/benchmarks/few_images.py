@@ -45,7 +45,7 @@ def main():
         "few_images",
         f"digits: {args.epochs} epochs, seeds {args.seeds}",
         machine(),
-        ["unlabelled images", "1 label per class (%)", "5 labels per class (%)"],
+        ["unlabelled images", *(f"{n} label{'s' * (n > 1)} per class (%)" for n in LABELS)],
     )
     table.add(
         "raw pixels", *(f"{score:.1f}" for score in scores(flat(X_train) / 16, flat(X_test) / 16))
