@@ -10,7 +10,8 @@ Record = TypeVar("Record")
 
 _TOLD_AFTER = 5.0  # seconds of steps
 _SLOW_STEPS = 2  # the first ones, in which libraries get ready
-_RECENT = 10  # units whose pace tells the time left
+_SLOW_RECORDS = 2  # likewise, and torch.compile works
+_RECENT = 10  # records whose pace tells the time left
 
 
 def say(text: str) -> None:
@@ -71,7 +72,8 @@ class Progress:
     ) -> Iterator[Record]:
         """Pass on the records of training, after a line for each.
 
-        The rate counts training only; the time left includes whatever is done between.
+        The rate counts training only; the time left includes whatever is done between. From the
+        third record on it goes by the recent ones, without the first two.
 
         Parameters
         ----------
@@ -81,12 +83,14 @@ class Progress:
         start = perf_counter()
         marks = deque([(start, self._done)], maxlen=_RECENT + 1)
         began = start
-        for record in records:
+        for number, record in enumerate(records):
             done, loss = read(record)
             now = perf_counter()
             n_rows = (done - marks[-1][1]) * self._n_steps * self._n_rows
+            if number == _SLOW_RECORDS:
+                marks = deque([marks[-1]], maxlen=marks.maxlen)
             marks.append((now, done))
-            (then, before) = marks[0]
+            then, before = marks[0]
             left = (now - then) / (done - before) * (self._last - done)
             end = (
                 f"{duration(left)} left" if done < self._last else f"{duration(now - start)} in all"

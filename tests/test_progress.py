@@ -92,20 +92,22 @@ def test_no_estimate_after_the_first_line(monkeypatch, capsys):
     assert len(lines) == 10 and machine.n_waits == 0
 
 
-def test_the_time_left_goes_by_the_last_ten_epochs(monkeypatch, capsys):
+def test_the_time_left_goes_by_the_last_ten_epochs_without_the_first_two(monkeypatch, capsys):
     machine = Machine(1.0, ahead=0)
     progress = make(machine, monkeypatch, last=100, done=70, n_steps=1)
 
     def epochs():
-        for number in range(70, 85):
-            machine.now += 1000 if number == 70 else 1
+        for number in range(70, 90):
+            machine.now += 1000 if number < 72 else 10 if number == 72 else 1
             yield number + 1
 
     list(progress.follow(epochs(), lambda done: (done, 1.0)))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("  0.26 images/s  8 h 3 min left")
-    assert lines[9].endswith("  256 images/s  34 min left")  # 10 epochs in 1009 s, 20 to come
-    assert lines[10].endswith("  256 images/s  19 s left")
+    assert lines[1].endswith("  0.26 images/s  7 h 47 min left")
+    assert lines[2].endswith("  26 images/s  4 min 30 s left")  # 27 to come
+    assert lines[11].endswith("  256 images/s  34 s left")  # 10 epochs in 19 s, 18 to come
+    assert lines[12].endswith("  256 images/s  17 s left")
 
 
 @pytest.mark.parametrize(
