@@ -20,8 +20,8 @@ It measures
 - steps of smaller networks, and the parts of a step;
 - `transform` compared with a bare forward pass;
 - a step of 4096 images with a ResNet-50;
-- the time that 140 and 600 epochs of SGD and 140 of the defaults take on CIFAR-10, and the quality
-  of the features.
+- the time that 50, 140 and 600 epochs of SGD and 140 of the defaults take on CIFAR-10, and the
+  quality of the features; the same for 50 epochs of the other code, if --script is given.
 """
 
 import argparse
@@ -43,7 +43,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from common import Table, cifar10, machine, nt_xent_of_matrix, subset
+from common import (
+    Table,
+    cifar10,
+    knn_accuracy,
+    linear_accuracy,
+    machine,
+    nt_xent_of_matrix,
+    subset,
+)
 from PIL import Image
 from step_profile import CASES, Training, noise
 from torch import nn
@@ -64,6 +72,7 @@ NOMINAL_TFLOPS = {"H100": 989, "H200": 989, "A100": 312}  # dense bfloat16, acco
 WAYS = {"recorded, compiled": True, "recorded": "auto", "one by one": False}  # how kernels start
 HERE = Path(__file__).parent
 OURS, DIM = "this package", 128
+N_EPOCHS_OF_SCRIPT = 50  # of nearly eight seconds
 
 
 def median_seconds(function, device: torch.device, rounds: int = 5) -> float:
@@ -152,10 +161,13 @@ def head_of(encoder: ResNetEncoder) -> nn.Module:
     return projection_head(round(512 * encoder.width), DIM, 2)
 
 
-def training_of(encoder, images, batch_size: int, compiles: bool | str, args) -> Training:
+def training_of(
+    encoder, images, batch_size: int, compiles: bool | str, args, optimizer: str = "muon"
+) -> Training:
     """Prepare a training run whose kernels start as `compiles` says."""
     simclr = SimCLRTransformer(
         encoder,
+        optimizer=optimizer,
         batch_size=batch_size,
         random_state=0,
         device=str(args.device),
@@ -257,6 +269,12 @@ def steps_stage(args) -> None:
     table.save(append=False)
 
 
+def seconds_of_ours(images, encoder, batch_size: int, optimizer: str, args) -> float:
+    """Return the median seconds of the epochs after the first, recorded and compiled."""
+    training = training_of(encoder, images, batch_size, True, args, optimizer)
+    return statistics.median(training.epoch_seconds(1 if args.small else 4))
+
+
 def seconds_of_lightly(images, encoder, batch_size: int, args) -> float:
     """Return the seconds of lightly's second epoch."""
     from peers import train_lightly
@@ -292,36 +310,81 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.rows[i])), 0
 
 
-def seconds_of_script(path: Path, images) -> float:
-    """Return the seconds of the second training epoch, as the public script itself reports them."""
-    source = path.read_text().split("training_end_time = ")[0]
-    for name, value in {"N_EPOCHS": 2, "PRINT_EVERY_EPOCHS": 1}.items():
-        source = re.sub(rf"^{name} = \d+", f"{name} = {value}", source, count=1, flags=re.M)
+def run_script(args, images, **settings) -> tuple[dict, str]:
+    """Train as the public script does; return its variables and what it printed."""
+    source = args.script.read_text().split("training_end_time = ")[0]
+    source = source.replace('device = "cuda"', f'device = "{args.device}"')
+    for name, value in {"PRINT_EVERY_EPOCHS": 1, **settings}.items():
+        source = re.sub(rf"^{name} = [\d.]+", f"{name} = {value}", source, count=1, flags=re.M)
     Pictures.rows = images
-    told = io.StringIO()
+    told, variables = io.StringIO(), {"__name__": "__main__"}
     original, torchvision.datasets.CIFAR10 = torchvision.datasets.CIFAR10, Pictures
     try:
         with contextlib.redirect_stdout(told):
-            exec(compile(source, path, "exec"), {"__name__": "__main__"})
+            exec(compile(source, args.script, "exec"), variables)
     finally:
         torchvision.datasets.CIFAR10 = original
-    return float(re.findall(r"([\d.]+) s$", told.getvalue(), flags=re.M)[-1])
+    return variables, told.getvalue()
+
+
+def seconds_of_script(args, images) -> float:
+    """Return the seconds of the second training epoch, as the public script itself reports them."""
+    _, told = run_script(args, images, N_EPOCHS=2)
+    return float(re.findall(r"([\d.]+) s$", told, flags=re.M)[-1])
+
+
+@torch.inference_mode()
+def features_of_script(encoder: nn.Module, images, device: torch.device) -> np.ndarray:
+    """Return the features of images (n, h, w, 3), uint8, as the public script computes them."""
+    encoder.eval()
+    blocks = torch.from_numpy(images).permute(0, 3, 1, 2).split(500)
+    return torch.cat([encoder(block.to(device) / 255).cpu() for block in blocks]).numpy()
+
+
+def script_stage(args) -> None:
+    """Measure the quality that the public script reaches on the same images."""
+    data, n_epochs = cifar10(args.data), 1 if args.small else N_EPOCHS_OF_SCRIPT
+    if args.small:
+        data = (*subset(*data[:2], 64), *subset(*data[2:], 64))
+    X_train, y_train, X_test, y_test = data
+    table = Table(
+        "gpu_script",
+        f"{args.script.name}: {len(X_train)} images, {len(X_test)} to test on",
+        machine(),
+        ["epochs", "kNN (%)", "linear (%)", "seconds"],
+    )
+    start = time.perf_counter()
+    # The script's own advice for 100 epochs and fewer.
+    variables, _ = run_script(args, X_train, N_EPOCHS=n_epochs, BASE_LR=0.06)
+    seconds = time.perf_counter() - start
+    h_train, h_test = (
+        features_of_script(variables["model"].backbone, X, args.device) for X in (X_train, X_test)
+    )
+    features = h_train, y_train, h_test, y_test
+    accuracies = [f"{measure(*features):.1f}" for measure in (knn_accuracy, linear_accuracy)]
+    table.add(str(n_epochs), *accuracies, f"{seconds:.0f}")
+    table.save(append=False)
 
 
 def peers_stage(args) -> None:
     images, encoder, batch_size = training_images(args), encoder_of(args), batch_size_of(args)
+    others = {"lightly": seconds_of_lightly} if find_spec("lightly") else {}
+    if args.script:
+        others[args.script.name] = lambda *_: seconds_of_script(args, images)
     table = Table(
         "gpu_peers",
-        f"The second epoch of {len(images):,} images by other code, batches of {batch_size}",
-        f"{args.workers} workers. {machine()}",
-        ["code", "seconds an epoch"],
+        f"An epoch of {len(images):,} images, batches of {batch_size}, compared with other code",
+        f"Of this package recorded, compiled, cuDNN's algorithms tried; of others the second "
+        f"epoch, with {args.workers} workers. {machine()}",
+        ["code", "seconds", "as multiples of this package's", "with Muon"],
     )
-    if find_spec("lightly"):
-        table.add("lightly", f"{seconds_of_lightly(images, encoder, batch_size, args):.1f}")
-    else:
-        table.add("lightly", "not installed")
-    if args.script:
-        table.add(args.script.name, f"{seconds_of_script(args.script, images):.1f}")
+    ours = []
+    for optimizer in ("sgd", "muon"):
+        ours.append(seconds_of_ours(images, encoder, batch_size, optimizer, args))
+        table.add(f"{OURS}, optimizer={optimizer!r}", f"{ours[-1]:.2f}")
+    for name, measure in others.items():
+        theirs = measure(images, encoder, batch_size, args)
+        table.add(name, f"{theirs:.2f}", *(f"{theirs / own:.1f}" for own in ours))
     table.save(append=False)
 
 
@@ -375,7 +438,7 @@ def stages(args) -> dict[str, tuple]:
         words = "cifar10.py", recipe, *quality, "--epochs", str(n_epochs), "--state", state
         return script(*words, sliced=True), args.after + 30
 
-    short, long = (1, 2) if small else (140, 600)
+    equal, short, long = (1, 2, 3) if small else (N_EPOCHS_OF_SCRIPT, 140, 600)
     profiled = ["--batch-size", "8", "--steps", "1", "--epochs", "1"] if small else []
     compared = ["--scale", "0.05", "--rounds", "1", "--batch-sizes", "8"]
     compared = compared if small else ["--scale", "16"]
@@ -386,9 +449,11 @@ def stages(args) -> dict[str, tuple]:
         "training": (training_stage, 120),
         "steps": (steps_stage, 90),
         "step_profile": (script("step_profile.py", "--device", device, *profiled), 60),
-        "peers": (peers_stage, 150),
+        "peers": (peers_stage, 180),
         "transform": (script("transform.py", "--device", device, *compared), 90),
         "large_batch": (script("large_batch.py", "--device", device, "--steps", *steps), 150),
+        **({f"script, {equal} epochs": (script_stage, 480)} if args.script else {}),
+        f"sgd, {equal} epochs": trained("sgd", equal),
         f"sgd, {short} epochs": trained("sgd", short),
         f"sgd, {long} epochs": trained("sgd", long),
         f"default, {short} epochs": trained("default", short),
