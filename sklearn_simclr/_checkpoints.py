@@ -16,7 +16,7 @@ _MAGIC, _VERSION = b"sklearn_simclr checkpoint ", b"1\n"
 _DIGEST_BYTES = 32
 _SUFFIX = ".ckpt"
 _STRUCTURE = "structure"  # the entry of the archive that says where its arrays belong
-_SHARE = 20  # time from one checkpoint to the next, in multiples of the time the first one took
+_SHARE = 50  # time from one checkpoint to the next, in multiples of the time the first one took
 
 
 def prepare_directory(directory) -> None:
@@ -99,7 +99,7 @@ class CheckpointStore:
     def offer(self, make_state: Callable[[], dict], *, last: bool) -> None:
         """Save a state if it is the last one, or if enough time has passed since the one before.
 
-        Saving then takes at most a twentieth of the time. The first state is always saved. If it
+        Saving then takes at most a fiftieth of the time. The first state is always saved. If it
         fails, a warning says so, once, and the checkpoint before is left as it was.
         """
         started = time.monotonic()
