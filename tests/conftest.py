@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -46,6 +47,20 @@ def photos():
 def vectors():
     """48 vectors (6,) of float64."""
     return _read_only(np.random.default_rng(0).normal(3, 2, (48, 6)))[0]
+
+
+@pytest.fixture(scope="session")
+def peak_of():
+    """Return a function that calls one; returns its result and the most bytes held meanwhile."""
+
+    def measure(function):
+        tracemalloc.start()
+        try:
+            return function(), tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measure
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import copy
 import itertools
 import pickle
 import random
-import tracemalloc
 import warnings
 from functools import partial
 
@@ -284,16 +283,7 @@ def given_model(n, d, k):
     return LinearModel(Given(h), coef, intercept)
 
 
-def peak_of(function):
-    """Return what a function returns, and how many bytes of arrays it had at most."""
-    tracemalloc.start()
-    try:
-        return function(), tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-def test_the_regression_takes_no_more_memory_for_more_unlabelled_rows():
+def test_the_regression_takes_no_more_memory_for_more_unlabelled_rows(peak_of):
     rng = np.random.default_rng(0)
     h = rng.normal(100, 1, size=(50_000, 12)).astype(np.float32)
     h[:, 1], h[:, 2] = 0.1, 100 + 1e-4 * h[:, 0]  # constant, and hardly more than rounding
@@ -310,7 +300,7 @@ def test_the_regression_takes_no_more_memory_for_more_unlabelled_rows():
     assert_allclose(logits, reference.decision_function(scaled[:1000]), atol=1e-3)
 
 
-def test_logits_are_held_once():
+def test_logits_are_held_once(peak_of):
     model = given_model(2000, 3, 100)
     for function in (lambda: model.logits(None), lambda: model.probabilities(None, 0.5)):
         result, peak = peak_of(function)

@@ -5,7 +5,6 @@ import copy
 import io
 import pickle
 import random
-import tracemalloc
 import warnings
 
 import matplotlib
@@ -487,15 +486,10 @@ def test_a_map_without_thumbnails_makes_no_pictures(monkeypatch, digits, digits_
     assert display.plot(thumbnail_size=0.1).thumbnails_ == []
 
 
-def test_pictures_are_held_once(digits, digits_model):
+def test_pictures_are_held_once(digits, digits_model, peak_of):
     encoder = Encoder(digits_model, np.tile(digits[0], (100, 1, 1)))
     rows = np.random.default_rng(0).permutation(6400)
-    tracemalloc.start()
-    try:
-        pictures = encoder.pictures(rows, None, None)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    pictures, peak = peak_of(lambda: encoder.pictures(rows, None, None))
     np.testing.assert_allclose(pictures, digits[0][rows % 64] / 16, rtol=1e-6)
     assert peak < 1.5 * pictures.nbytes
 

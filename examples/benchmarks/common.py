@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_simclr import metrics
@@ -131,6 +131,18 @@ def linear_accuracy(h_train, y_train, h_test, y_test) -> float:
     """Return the accuracy in percent of logistic regression on standardised features."""
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return 100 * model.fit(h_train, y_train).score(h_test, y_test)
+
+
+@torch.inference_mode()
+def features_of_network(encoder: nn.Module, images, *, mean=(0.0,), std=(1.0,), device="cpu"):
+    """Return the features of images (n, h, w, c), uint8, normalised with pixels in [0, 1]."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+    encoder.eval()
+    blocks = []
+    for block in torch.from_numpy(images).split(500):
+        x = (block.permute(0, 3, 1, 2).float().div(255) - mean) / std
+        blocks.append(encoder(x.to(device)).cpu())
+    return torch.cat(blocks).numpy()
 
 
 def few_label_accuracy(

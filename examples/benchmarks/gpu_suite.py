@@ -46,6 +46,7 @@ import torchvision
 from common import (
     Table,
     cifar10,
+    features_of_network,
     knn_accuracy,
     linear_accuracy,
     machine,
@@ -333,20 +334,10 @@ def seconds_of_script(args, images) -> float:
     return float(re.findall(r"([\d.]+) s$", told, flags=re.M)[-1])
 
 
-@torch.inference_mode()
-def features_of_script(encoder: nn.Module, images, device: torch.device) -> np.ndarray:
-    """Return the features of images (n, h, w, 3), uint8, as the public script computes them."""
-    encoder.eval()
-    blocks = torch.from_numpy(images).permute(0, 3, 1, 2).split(500)
-    return torch.cat([encoder(block.to(device) / 255).cpu() for block in blocks]).numpy()
-
-
 def script_stage(args) -> None:
     """Measure the quality that the public script reaches on the same images."""
-    data, n_epochs = cifar10(args.data), 1 if args.small else N_EPOCHS_OF_SCRIPT
-    if args.small:
-        data = (*subset(*data[:2], 64), *subset(*data[2:], 64))
-    X_train, y_train, X_test, y_test = data
+    X_train, y_train, X_test, y_test = data_of(args)
+    n_epochs = 1 if args.small else N_EPOCHS_OF_SCRIPT
     table = Table(
         "gpu_script",
         f"{args.script.name}: {len(X_train)} images, {len(X_test)} to test on",
@@ -357,10 +348,9 @@ def script_stage(args) -> None:
     # The script's own advice for 100 epochs and fewer.
     variables, _ = run_script(args, X_train, N_EPOCHS=n_epochs, BASE_LR=0.06)
     seconds = time.perf_counter() - start
-    h_train, h_test = (
-        features_of_script(variables["model"].backbone, X, args.device) for X in (X_train, X_test)
-    )
-    features = h_train, y_train, h_test, y_test
+    # The script does not normalise its images.
+    encode = partial(features_of_network, variables["model"].backbone, device=args.device)
+    features = encode(X_train), y_train, encode(X_test), y_test
     accuracies = [f"{measure(*features):.1f}" for measure in (knn_accuracy, linear_accuracy)]
     table.add(str(n_epochs), *accuracies, f"{seconds:.0f}")
     table.save(append=False)
@@ -388,9 +378,15 @@ def peers_stage(args) -> None:
     table.save(append=False)
 
 
+def data_of(args) -> tuple[np.ndarray, ...]:
+    X_train, y_train, X_test, y_test = cifar10(args.data)
+    if args.small:
+        return *subset(X_train, y_train, 64), *subset(X_test, y_test, 64)
+    return X_train, y_train, X_test, y_test
+
+
 def training_images(args) -> np.ndarray:
-    X, y, _, _ = cifar10(args.data)
-    return subset(X, y, 64)[0] if args.small else X
+    return data_of(args)[0]
 
 
 def encoder_of(args) -> ResNetEncoder:

@@ -9,6 +9,7 @@ with cosine annealing per epoch.
 from collections.abc import Iterator
 
 import torch
+from common import features_of_network
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms import SimCLRTransform
@@ -79,15 +80,7 @@ def train_lightly(
         yield float(total) / len(loader)
 
 
-@torch.inference_mode()
-def features_of_lightly(encoder: nn.Module, images, *, device: str = "cpu"):
+def features_of_lightly(encoder: nn.Module, images):
     """Return the features of images (n, h, w, 3), uint8, normalised as lightly's transform does."""
-    mean, std = (
-        torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    )
-    encoder.eval()
-    blocks = []
-    for block in torch.from_numpy(images).split(500):
-        x = (block.permute(0, 3, 1, 2).float().div(255) - mean) / std
-        blocks.append(encoder(x.to(device)).cpu())
-    return torch.cat(blocks).numpy()
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return features_of_network(encoder, images, mean=mean, std=std)

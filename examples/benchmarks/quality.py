@@ -5,14 +5,15 @@
 
 Trains a narrow ResNet-18 on 10,000 training images of CIFAR-10, without labels: by the defaults, by
 lightly's recipe with lightly, and by lightly's recipe with this package. They take turns, seed by
-seed. The ten nearest neighbours and logistic regression are fitted on the features
-of these images and scored on those of the 10,000 test images. Seconds are for training alone. The
-rows are added to results/quality.md.
+seed. The ten nearest neighbours and logistic regression are fitted on the features of these images
+and scored on those of the 10,000 test images. Seconds are for training alone. The rows are added to
+results/quality.md.
 """
 
 import argparse
 import time
 from collections import deque
+from functools import partial
 
 import lightly
 import numpy as np
@@ -23,22 +24,9 @@ from sklearn_simclr import SimCLRTransformer
 from sklearn_simclr.encoders import ResNetEncoder
 
 
-def ours(encoder, images, args, seed):
-    simclr = SimCLRTransformer(encoder, max_epochs=args.epochs, device="cpu", random_state=seed)
-    return simclr.fit(images).transform
-
-
-def ours_as_lightly(encoder, images, args, seed):
+def ours(encoder, images, args, seed, **settings):
     simclr = SimCLRTransformer(
-        encoder,
-        temperature=0.5,
-        optimizer="sgd",
-        learning_rate=0.06 * 256 / 128,
-        weight_decay=5e-4,
-        batch_size=256,
-        max_epochs=args.epochs,
-        device="cpu",
-        random_state=seed,
+        encoder, max_epochs=args.epochs, device="cpu", random_state=seed, **settings
     )
     return simclr.fit(images).transform
 
@@ -57,7 +45,18 @@ def of_lightly(encoder, images, args, seed):
     return lambda images: features_of_lightly(network, images)
 
 
-SIDES = {"ours": ours, "lightly": of_lightly, "ours, lightly's recipe": ours_as_lightly}
+LIGHTLYS_RECIPE = {
+    "temperature": 0.5,
+    "optimizer": "sgd",
+    "learning_rate": 0.06 * 256 / 128,
+    "weight_decay": 5e-4,
+    "batch_size": 256,
+}
+SIDES = {
+    "ours": ours,
+    "lightly": of_lightly,
+    "ours, lightly's recipe": partial(ours, **LIGHTLYS_RECIPE),
+}
 
 
 def main():
