@@ -1,13 +1,13 @@
-"""What JPEG costs small images: artefacts tell views of one image from those of another.
+"""What it costs to store small images as JPEG.
 
     python compression.py --data cifar10.npz
 
 Stores the images of CIFAR-10 as JPEG and trains the same encoder, without labels and by the
-defaults, on the originals and on the copies. Each is measured on both: the share of views of 10,000
-test images that find their partner (`score`), and the accuracy of the ten nearest neighbours and of
-logistic regression, fitted on the features of the training images and scored on those of the test
-images. A network that uses the artefacts finds fewer partners among images without them. --data
-must be the originals. The rows are added to results/compression.md.
+defaults, on the originals and on the copies. Each network is measured on both: the share of views
+of the test images that find their partner (`score`), and the accuracy of the ten nearest neighbours
+and of logistic regression, fitted on the features of the training images and scored on those of the
+test images. A network that relies on what JPEG does to images finds fewer partners among originals.
+--data must be the originals. The rows are added to results/compression.md.
 """
 
 import argparse
