@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from numbers import Integral, Real
 from zlib import crc32
 
@@ -65,6 +66,7 @@ from sklearn_simclr.optim import (
 )
 
 _WARMUP_SHARE, _WARMUP_EPOCHS = 0.1, 10  # the shorter of the two
+_in_fit_transform: ContextVar[bool] = ContextVar("in_fit_transform", default=False)
 _CALLBACKS = "_skl_callbacks"  # where scikit-learn keeps them
 # Parameters in which the processes of a run may differ.
 _MAY_DIFFER = {"cache_dir", "checkpoint_dir", "device", "n_jobs", "random_state", "verbose"}
@@ -385,7 +387,7 @@ class SimCLRTransformer(
                             complete=run.n_done == self.max_epochs,
                         )
             except KeyboardInterrupt:
-                if not run.n_done or world.size > 1:
+                if not run.n_done or world.size > 1 or _in_fit_transform.get():
                     raise
                 warn_caller(
                     f"Training interrupted by user after {run.n_done} of {self.max_epochs} epochs: "
@@ -402,7 +404,9 @@ class SimCLRTransformer(
         """Fit to X, and return the features of the same samples.
 
         Image files that cannot be read raise an error before training, even with
-        ``on_bad_files="skip"``: every row of X needs features.
+        ``on_bad_files="skip"``: every row of X needs features. Ctrl-C is always raised, so that a
+        pipeline does not go on with, or keep in its cache, a transformer that is not trained to
+        the end; finished epochs are kept.
 
         Parameters
         ----------
@@ -420,10 +424,16 @@ class SimCLRTransformer(
         ------
         ValueError, FloatingPointError
             As in `fit`.
+        KeyboardInterrupt
+            On Ctrl-C.
         """
         if self.on_bad_files == "skip":
             open_files(self, X, reset=not (self.warm_start and self.__sklearn_is_fitted__()))
-        return super().fit_transform(X, y, **fit_params)
+        outside = _in_fit_transform.set(True)
+        try:
+            return super().fit_transform(X, y, **fit_params)
+        finally:
+            _in_fit_transform.reset(outside)
 
     @_fit_context(prefer_skip_nested_validation=True)
     @plain_torch(reuses_memory=True)

@@ -22,7 +22,8 @@ from sklearn.callback import ProgressBar
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import Pipeline
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
 from torch import nn
 
 from sklearn_simclr import (
@@ -993,6 +994,41 @@ def test_ctrl_c_leaves_the_epochs_so_far(simclr, digits):
     assert model.set_params(warm_start=True).fit(images).n_iter_ == 3 + 9
 
 
+class InterruptingOnce:
+    """Views that are interrupted once; joblib sees no difference before and after."""
+
+    n_calls = 0
+
+    def __call__(self, batch):
+        InterruptingOnce.n_calls += 1
+        if InterruptingOnce.n_calls == 2 + 8 * 2 + 4:
+            signal.raise_signal(signal.SIGINT)
+        return batch + 0.1 * torch.randn_like(batch)
+
+
+def test_ctrl_c_leaves_nothing_half_trained_in_the_cache_of_a_pipeline(
+    simclr, digits, tmp_path, monkeypatch
+):
+    images, labels = digits
+    monkeypatch.setattr(InterruptingOnce, "n_calls", 0)
+    model = simclr(augmentation=InterruptingOnce(), max_epochs=4)
+    pipeline = make_pipeline(model, KNeighborsClassifier(), memory=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.fit(images, labels)
+    assert pipeline.fit(images, labels)[0].n_iter_ == 4
+
+
+def test_ctrl_c_in_fit_transform_leaves_the_epochs_so_far(simclr, digits):
+    images, _ = digits
+    model = simclr(augmentation=Interrupting(2 + 8 * 2 + 4), max_epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit_transform(images)
+    assert model.n_iter_ == 2
+    model.augmentation.n_calls = 2 + 8 * 2 + 4
+    with pytest.warns(UserWarning, match="interrupted by user after 2 of 4"):
+        model.fit(images)
+
+
 def test_ctrl_c_leaves_a_network_whose_layers_have_versions_at_its_last_epoch(simclr, photos):
     images, _ = photos
     n_batches = len(images) // 8
@@ -1077,7 +1113,7 @@ def train_in_a_process(started, directory, output, share, params):
     started.set()
     images = np.load(output / "images.npy")
     model = SimCLRTransformer(checkpoint_dir=directory, **params)
-    features = model.fit_transform(images)
+    features = model.fit(images).transform(images)
     np.save(output / "features.part.npy", features)
     os.replace(output / "features.part.npy", output / "features.npy")
 
