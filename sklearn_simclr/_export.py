@@ -111,7 +111,7 @@ class ExportedNetwork(nn.Module):
             return x.to(self.mean.dtype)
         low, high = self.pixel_range
         if x.dtype == torch.uint8:
-            low, high = match_pixel_range(np.uint8, 255, self.pixel_range)
+            low, high = match_pixel_range(np.dtype(np.uint8), (0, 255), self.pixel_range)
         x = (x.to(self.mean.dtype) - low) / (high - low)
         height, width, channels = self.image_shape
         if self.channels_first:

@@ -17,10 +17,12 @@ from sklearn_simclr._files import ImageFiles, as_paths, read_files
 from sklearn_simclr._warnings import warn_caller
 
 _CHANNEL_COUNTS = (1, 3, 4)  # an axis of such a length is taken as the channels
-_LARGEST_UNIT_PIXEL = 2  # room for interpolation that overshoots [0, 1]
+_LARGEST_SHARE = 2  # of the white of fit, with room for interpolation that overshoots
 _BYTES, _UNIT = (0.0, 255.0), (0.0, 1.0)  # the usual pixels that stand for 0 and 1
 _HALF = 128  # which the largest pixel in 0..255 exceeds, but for the darkest images
 _DIM = 16  # up to which bytes are probably something else, such as masks or few levels
+_FLAT = 0.1  # standard deviations of the pixels of fit that an image in other units may span
+_FAR = 0.5  # of the range of fit, beyond it
 
 
 def open_to_learn(estimator, X, y, *, reset: bool) -> tuple:
@@ -73,7 +75,7 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
     rows, image_shape = _check_rows(estimator, X, reset=reset, min_samples=min_samples)
     if isinstance(X, ImageFiles):
         if not reset:  # files range from black to white, whatever these were in fit
-            match_pixel_range(np.dtype(np.uint8), 255, estimator.pixel_range_)
+            match_pixel_range(np.dtype(np.uint8), _BYTES, estimator.pixel_range_)
         return Samples(rows, image_shape, False, _BYTES, device)
     if reset and image_shape is None and estimator.image_size is not None:
         raise ValueError(
@@ -87,10 +89,11 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
         if rows.dtype == np.uint8:
             _warn_of_dim_bytes(rows)
     elif image_shape is not None:
-        largest = extremes[1]
         if rows.dtype == np.uint8 and estimator.pixel_range_ == _UNIT:  # these may be masks
-            largest = largest_byte(rows, enough=1)
-        pixel_range = match_pixel_range(rows.dtype, largest, estimator.pixel_range_)
+            extremes = 0.0, largest_byte(rows, enough=1)
+        pixel_range = match_pixel_range(rows.dtype, extremes, estimator.pixel_range_)
+        if rows.dtype != np.uint8 or pixel_range != _BYTES:
+            _warn_of_other_units(rows.dtype, extremes, estimator)
     return Samples(rows, image_shape, estimator.channel_axis == 1, pixel_range, device)
 
 
@@ -351,7 +354,7 @@ def read_pixel_range(extremes: tuple[float, float]) -> tuple[float, float]:
 
 
 def match_pixel_range(
-    dtype: np.dtype, largest: float, fitted: tuple[float, float]
+    dtype: np.dtype, extremes: tuple[float, float], fitted: tuple[float, float]
 ) -> tuple[float, float]:
     """Return the pixel range to read new rows with, given the one learned in fit.
 
@@ -361,30 +364,45 @@ def match_pixel_range(
     Raises
     ------
     ValueError
-        If floats lie in [0, 1] but the model was fitted on uint8, or the reverse; if the model was
-        fitted on negative pixels, which uint8 cannot hold, or values of uint8 are 0 and 1.
+        If the values cannot be in the units of fit: uint8 after negative pixels, uint8 of 0 and 1
+        after pixels in [0, 1], values in [0, 1] after bytes, or ones far beyond either.
     """
+    low, high = extremes
     if dtype == np.uint8:
-        if fitted[0] < 0 and fitted[1] < _HALF:  # resized bytes overshoot at both ends
+        # Resized bytes overshoot at both ends.
+        if fitted[0] < -_HALF or (fitted[0] < 0 and fitted[1] < _HALF):
             raise ValueError(
                 "X holds pixels in 0..255, but the transformer was fitted on pixels from {:g} to "
                 "{:g}. Pass an array that is scaled as in fit.".format(*fitted)
             )
-        if fitted == _UNIT and largest == 1:
+        if fitted == _UNIT and high == 1:
             raise ValueError(
                 "X is uint8, whose 255 stands for 1, but its largest value is 1, and the "
                 "transformer was fitted on pixels in [0, 1]. Pass X.astype(float); or X / 255, if "
                 "these are bytes of images that are nearly black."
             )
         return _BYTES if fitted == _UNIT else fitted
-    if fitted == _BYTES and 0 < largest <= 1 and dtype.kind == "f":
+    if fitted == _BYTES and low >= 0 and 0 < high <= 1 and dtype.kind in "bf":
         raise ValueError(
             f"X holds {dtype} values in [0, 1], but the transformer was fitted on pixels in "
             "0..255. Pass X * 255, or the uint8 images."
         )
-    if fitted == _UNIT and largest > _LARGEST_UNIT_PIXEL:
+    if fitted in (_UNIT, _BYTES) and high > _LARGEST_SHARE * fitted[1]:
         raise ValueError(
-            f"X reaches {largest:g}, but the transformer was fitted on pixels in [0, 1]. Scale "
-            "X as in fit, or pass uint8 images."
+            f"X reaches {high:g}, but the transformer was fitted on pixels in "
+            f"{'[0, 1]' if fitted == _UNIT else '0..255'}. Scale X as in fit, or pass uint8 images."
         )
     return fitted
+
+
+def _warn_of_other_units(dtype: np.dtype, extremes: tuple[float, float], estimator) -> None:
+    """Warn of pixels that are hardly in the units of fit; the extremes of uint8 are bounds."""
+    (low, high), (black, white) = extremes, estimator.pixel_range_
+    flat = 0 < high - low < _FLAT * estimator.scale_.max() * (white - black)
+    room = _FAR * (white - black)
+    far = dtype != np.uint8 and not black - room <= low <= high <= white + room
+    if flat or far:
+        warn_caller(
+            f"X holds pixels from {low:g} to {high:g}, but the transformer was fitted on pixels "
+            f"from {black:g} to {white:g}: if the units differ, scale X as in fit."
+        )

@@ -1,5 +1,7 @@
 """X as the user gives it: its form, its shape, and what its pixels stand for."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -146,7 +148,7 @@ def test_read_pixel_range(values, expected):
         (np.array([3.0, 200.0]), (0.0, 255.0), (0.0, 255.0)),
         (np.array([0.0, 0.0]), (0.0, 255.0), (0.0, 255.0)),  # black
         (np.array([0, 1]), (0.0, 255.0), (0.0, 255.0)),  # nearly so
-        (np.array([False, True]), (0.0, 255.0), (0.0, 255.0)),
+        (np.array([-20.0, 300.0]), (0.0, 255.0), (0.0, 255.0)),  # interpolated
         (np.array([0.1, 0.5]), (0.0, 1.0), (0.0, 1.0)),
         (np.array([0.1, 0.5]), (0.0, 16.0), (0.0, 16.0)),
         (np.array([-3.0, 20.0]), (0.0, 16.0), (0.0, 16.0)),
@@ -154,19 +156,20 @@ def test_read_pixel_range(values, expected):
 )
 def test_match_pixel_range(values, fitted, expected):
     extremes = read_extremes(values[None], "Test")
-    assert match_pixel_range(values.dtype, extremes[1], fitted) == expected
+    assert match_pixel_range(values.dtype, extremes, fitted) == expected
 
 
 @pytest.mark.parametrize(
     "fitted, highest, match",
     [
         ((-1.0, 1.0), 255.0, r"fitted on pixels from -1 to 1\. .* as in fit"),
+        ((-953.0, 2937.0), 255.0, r"fitted on pixels from -953 to 2937\. .* as in fit"),
         ((0.0, 1.0), 1.0, r"its largest value is 1, .* Pass X\.astype\(float\)"),
     ],
 )
 def test_bytes_in_other_units_are_refused(fitted, highest, match):
     with pytest.raises(ValueError, match=match):
-        match_pixel_range(np.dtype(np.uint8), highest, fitted)
+        match_pixel_range(np.dtype(np.uint8), (0.0, highest), fitted)
 
 
 @pytest.mark.parametrize("as_rows", [np.asarray, lambda X: TensorRows(torch.from_numpy(X))])
@@ -178,10 +181,10 @@ def test_largest_byte_is_searched_for_until_it_is_enough(
     assert largest_byte(as_rows(np.array(values, np.uint8)[:, None]), enough) == expected
 
 
-@pytest.mark.parametrize("largest", [0.5, 1.0])
-def test_pixels_in_0_to_1_are_refused_by_a_model_of_bytes(largest):
-    with pytest.raises(ValueError, match=r"float32 values in \[0, 1\].* Pass X \* 255"):
-        match_pixel_range(np.dtype(np.float32), largest, (0.0, 255.0))
+@pytest.mark.parametrize("dtype, largest", [("float32", 0.5), ("float32", 1.0), ("bool", 1.0)])
+def test_pixels_in_0_to_1_are_refused_by_a_model_of_bytes(dtype, largest):
+    with pytest.raises(ValueError, match=rf"{dtype} values in \[0, 1\].* Pass X \* 255"):
+        match_pixel_range(np.dtype(dtype), (0.0, largest), (0.0, 255.0))
 
 
 @pytest.mark.parametrize("image_shape", [(64,), (8, 8, 1, 1), (8, -8), (8.0, 8)])
@@ -190,9 +193,50 @@ def test_an_image_shape_that_is_none_is_refused(image_shape):
         read_image_shape((10, 64), image_shape, -1)
 
 
-def test_pixels_far_beyond_the_unit_range_of_fit_are_refused():
-    with pytest.raises(ValueError, match="X reaches 255"):
-        match_pixel_range(np.dtype(np.float32), 255.0, (0.0, 1.0))
+@pytest.mark.parametrize(
+    "largest, fitted, match",
+    [
+        (255.0, (0.0, 1.0), r"X reaches 255, .* in \[0, 1\]"),
+        (65535.0, (0.0, 255.0), r"X reaches 65535, .* in 0\.\.255"),
+    ],
+)
+def test_pixels_far_beyond_those_of_fit_are_refused(largest, fitted, match):
+    with pytest.raises(ValueError, match=match):
+        match_pixel_range(np.dtype(np.float32), (0.0, largest), fitted)
+
+
+PHOTOS = np.random.default_rng(0).integers(3, 252, (8, 8, 8, 3))
+NORMALISED = (PHOTOS / 127.5 - 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "X, then",
+    [
+        pytest.param(PHOTOS, PHOTOS / 255, id="floats in [0, 1] after 3 to 251"),
+        pytest.param(PHOTOS.astype(np.uint8), 2 * NORMALISED, id="normalised after bytes"),
+        pytest.param(PHOTOS * 257, PHOTOS.astype(np.uint8), id="bytes after 16 bits"),
+        pytest.param(PHOTOS / 255, NORMALISED, id="in [-1, 1] after [0, 1]"),
+        pytest.param(NORMALISED, PHOTOS, id="0 to 255 after [-1, 1]"),
+        pytest.param(PHOTOS / 255 * 16, PHOTOS / 255 * 1600, id="100 times as large"),
+    ],
+)
+def test_pixels_that_are_hardly_in_the_units_of_fit_are_warned_of(simclr, X, then):
+    model = simclr(max_epochs=1).fit(X)
+    with pytest.warns(UserWarning, match="if the units differ, scale X as in fit"):
+        model.transform(then)
+
+
+@pytest.mark.parametrize("X", [PHOTOS, PHOTOS.astype(np.uint8), PHOTOS / 255, NORMALISED])
+def test_dark_bright_and_plain_images_in_the_units_of_fit_are_not_warned_of(simclr, X):
+    model = simclr(max_epochs=1).fit(X)
+    low, high = float(X.min()), float(X.max())
+    shares = [[0, 0], [0.5, 0.5], [0.45, 0.55], [1, 1], [-0.1, 0.5], [0.5, 1.2]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for darkest, brightest in shares if X.dtype.kind == "f" else shares[:-2]:
+            images = np.full((1, 8, 8, 3), low + darkest * (high - low))
+            images[:, :4] = low + brightest * (high - low)
+            model.transform(images.astype(X.dtype))
 
 
 def test_a_list_of_tensors_is_stacked():

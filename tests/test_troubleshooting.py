@@ -191,7 +191,10 @@ CASES = {
     "X holds … values in [0, 1], but the transformer was fitted on pixels in 0..255.": later(
         COLOURED, COLOURED / 255
     ),
-    "X reaches …, but the transformer was fitted on pixels in [0, 1].": later(IMAGES / 16, IMAGES),
+    "X reaches …, but the transformer was fitted on pixels in …": later(IMAGES / 16, IMAGES),
+    "X holds pixels from … to …, but the transformer was fitted on …: if the units differ": later(
+        IMAGES, IMAGES * 2
+    ),
     "X is uint8, whose 255 stands for white, but its largest value is …": of_fit(
         IMAGES.astype(np.uint8)
     ),
