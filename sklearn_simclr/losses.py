@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_simclr._log_sums import log2_sums
@@ -38,7 +38,8 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     Raises
     ------
     ValueError
-        If the shapes differ, are not (n, d), or n < 2, when there are no negatives.
+        If the shapes differ, are not (n, d), or n < 2, when there are no negatives; or if the
+        temperature is not positive.
 
     Notes
     -----
@@ -47,7 +48,8 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
 
     Memory is linear in n. The (2n, 2n) similarities are computed in tiles, as in [2]_. Half of them
     are kept for the gradient if that takes no more than 64 MiB on a CPU, or 256 MiB on another
-    device; otherwise none are kept, and they are computed again. Only a gradient that is itself to
+    device, and the temperature is above 0.025; otherwise none are kept, and they are computed
+    again. Only a gradient that is itself to
     be differentiated, ``create_graph=True``, needs the whole matrix.
 
     References
@@ -122,6 +124,7 @@ def nt_logistic(
     >>> print(f"{nt_logistic(z, z):.4f}")  # ln(1 + exp(-2)) + ln 2
     0.8201
     """
+    _check_temperature(temperature)
     positive, negatives = _positives_and_negatives(_unit_views(z1, z2))
     if semi_hard:
         repelled = F.logsigmoid(-_semi_hard(positive, negatives) / temperature)  # (2n,)
@@ -284,17 +287,24 @@ def supcon(z1: Tensor, z2: Tensor, labels: Tensor, *, temperature: float = 0.5) 
     >>> print(f"{supcon(z, z, torch.tensor([0, 1, 0, 1]), temperature=0.1):.4f}")
     7.7653
     """
-    similarity = _similarities(_unit_views(z1, z2))
+    _check_temperature(temperature)
+    z = _unit_views(z1, z2)
     if labels.shape != z1.shape[:1] or labels.is_floating_point():
         raise ValueError(
             f"labels must be integers of shape ({len(z1)},), one for each row of z1, "
             f"got {labels.dtype} of shape {tuple(labels.shape)}."
         )
+    similarity = _similarities(z)
     label = torch.cat([labels, labels]).long()  # (2n,)
     positive = (label[:, None] == label) & (label != -1)  # (2n, 2n)
     positive.scatter_(1, _other_views(similarity)[:, None], True).fill_diagonal_(False)
     log_p = (similarity / temperature).log_softmax(1).masked_fill(~positive, 0)  # (2n, 2n)
     return -(log_p.sum(1) / positive.sum(1)).mean()
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be > 0, got {temperature!r}.")
 
 
 def _unit_views(z1: Tensor, z2: Tensor) -> Tensor:
@@ -334,6 +344,7 @@ def _positives_and_negatives(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _cross_entropy(z1: Tensor, z2: Tensor, temperature: float, *, with_positives: bool) -> Tensor:
     """NT-Xent, with or without the positives in the denominators."""
+    _check_temperature(temperature)
     # Products of z are the logits to base 2 instead of e. Both terms are computed from the same z:
     # if each were rounded in its own way, their difference would be biased.
     z = _unit_views(z1, z2) / (temperature * math.log(2)) ** 0.5
@@ -391,7 +402,8 @@ def resolve_loss(loss: str | Callable, temperature: float) -> Callable:
     Raises
     ------
     ValueError
-        If `loss` is the function :func:`supcon`, which needs labels.
+        If `loss` is the function :func:`supcon`, which needs labels, or a module with parameters
+        to learn.
 
     Examples
     --------
@@ -405,6 +417,11 @@ def resolve_loss(loss: str | Callable, temperature: float) -> Callable:
     """
     if loss is supcon:
         raise ValueError('loss=supcon needs the labels; pass its name, loss="supcon".')
+    if isinstance(loss, nn.Module) and any(param.requires_grad for param in loss.parameters()):
+        raise ValueError(
+            f"loss={loss!r} has parameters that require a gradient, but training learns only those "
+            "of the network. Freeze them with loss.requires_grad_(False)."
+        )
     function = LOSSES[loss] if isinstance(loss, str) else loss
     if _takes_temperature(function):
         function = functools.partial(function, temperature=temperature)
@@ -426,8 +443,9 @@ def _takes_temperature(function: Callable) -> bool:
     """Whether a loss is to be passed the temperature."""
     if isinstance(function, functools.partial) and "temperature" in function.keywords:
         return False
+    called = function.forward if isinstance(function, nn.Module) else function
     try:
-        return "temperature" in inspect.signature(function).parameters
+        return "temperature" in inspect.signature(called).parameters
     except ValueError:  # some functions written in C have no signature
         return False
 

@@ -528,10 +528,16 @@ class Energy(nn.Module):
         return (z1 - z2).square().mean()
 
 
+class Tempered(nn.Module):
+    def forward(self, z1, z2, temperature=0.5):
+        return (z1 * z2).mean() / temperature
+
+
 @pytest.mark.parametrize(
     "loss, expected",
     [
         (lambda z1, z2, temperature: (z1 * z2).mean() / temperature, 25.0),
+        (Tempered(), 25.0),
         (lambda z1, z2, *, temperature=1.0: (z1 * z2).mean() / temperature, 25.0),
         (lambda z1, z2, scale=1.0: (z1 * z2).mean() / scale, 5.0),
         (lambda z1, z2, **options: (z1 * z2).mean() + len(options), 5.0),
@@ -602,3 +608,17 @@ def test_no_gradient_is_asked_for_where_the_projections_have_none():
 def test_function_supcon_is_refused_in_favour_of_its_name():
     with pytest.raises(ValueError, match='pass its name, loss="supcon"'):
         resolve_loss(supcon, 0.5)
+
+
+@pytest.mark.parametrize("loss", [nt_xent, nt_logistic, dcl, labelled])
+@pytest.mark.parametrize("temperature", [0, -1.0, math.nan])
+def test_temperatures_that_are_not_positive_are_refused(loss, temperature):
+    with pytest.raises(ValueError, match=f"temperature must be > 0, got {temperature}"):
+        loss(*projections(4, 3), temperature=temperature)
+
+
+def test_a_loss_with_parameters_to_learn_is_refused():
+    loss = nn.Bilinear(3, 3, 1)
+    with pytest.raises(ValueError, match=r"loss=Bilinear.* loss\.requires_grad_\(False\)"):
+        resolve_loss(loss, 0.5)
+    assert callable(resolve_loss(loss.requires_grad_(False), 0.5))
