@@ -11,7 +11,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
 from sklearn.callback import CallbackContext, CallbackSupportMixin
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import _safe_indexing, check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import _num_samples, check_is_fitted
@@ -22,7 +22,7 @@ from sklearn_simclr._distributed import World, joined
 from sklearn_simclr._export import ExportedNetwork, write_onnx
 from sklearn_simclr._files import as_paths
 from sklearn_simclr._finetuning import NetworkWithHead, StepsRecord, Task, fine_tune, n_records
-from sklearn_simclr._labels import read_targets
+from sklearn_simclr._labels import read_labels, read_targets
 from sklearn_simclr._persistence import load_weights, to_plain
 from sklearn_simclr._probe import LinearModel, fit_probe
 from sklearn_simclr._progress import Progress, say
@@ -303,6 +303,42 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
+    def score(self, X, y, sample_weight=None):
+        """Return the accuracy on the labelled samples.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `predict`.
+        y : array-like of shape (n,)
+            True classes. Rows without a label, -1 ("-1" if they are strings), are left out, unless
+            -1 is one of `classes_`.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            In [0, 1].
+
+        Raises
+        ------
+        ValueError
+            If no row has a label, or as from `predict`.
+        """
+        check_is_fitted(self)
+        if -1 not in self.classes_.tolist():
+            codes = read_labels(y, _num_samples(y))[1]
+            labelled = np.flatnonzero(codes >= 0)
+            if not len(labelled):
+                raise ValueError("y holds no labels to score on: all rows are -1.")
+            if len(labelled) < len(codes):
+                check_consistent_length(X, y, sample_weight)
+                X, y = _safe_indexing(X, labelled), _safe_indexing(y, labelled)
+                if sample_weight is not None:
+                    sample_weight = _safe_indexing(sample_weight, labelled)
+        return super().score(X, y, sample_weight)
+
     def to_torch(self):
         """Return the classifier as a plain torch module.
 
@@ -557,8 +593,8 @@ class SimCLRClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     def _n_steps(self, task: Task) -> int:
         """Return the number of steps of a fine-tuning or a distillation."""
         if self.max_iter != "auto":
-            return self.max_iter
-        return max(_MIN_STEPS, -(-_MIN_EPOCHS * len(task.rows) // self.batch_size))
+            return int(self.max_iter)
+        return max(_MIN_STEPS, -(-_MIN_EPOCHS * len(task.rows) // int(self.batch_size)))
 
 
 @dataclass(frozen=True)

@@ -333,7 +333,9 @@ def test_predictions_are_those_of_the_fitted_attributes(classifier, few, setting
     assert_allclose(model.predict_proba(images), proba, rtol=1e-4)
     assert_allclose(model.predict_log_proba(images), np.log(proba), rtol=1e-4, atol=1e-6)
     assert_array_equal(model.predict(images), model.classes_[proba.argmax(axis=1)])
-    assert model.score(images, labels) == np.mean(model.predict(images) == labels)
+    labelled = labels >= 0
+    expected = np.mean(model.predict(images)[labelled] == labels[labelled])
+    assert model.score(images, labels) == expected
 
 
 @every_setting
@@ -818,3 +820,23 @@ def test_verbose_of_the_default_transformer_is_that_of_the_classifier(few, capsy
     for verbose, n_lines in [(0, 0), (1, 101)]:
         SimCLRClassifier(**views, verbose=verbose).fit(*few)
         assert len(capsys.readouterr().out.splitlines()) == n_lines
+
+
+def test_rows_without_a_label_are_not_scored(classifier, few):
+    images, labels = few
+    model = classifier(method="linear", distill=False).fit(images, labels)
+    known, weights = labels >= 0, np.arange(1.0, len(labels) + 1)
+    right = model.predict(images[known]) == labels[known]
+    assert model.score(images, labels) == model.score(list(images), list(labels)) == right.mean()
+    weighted = np.average(right, weights=weights[known])
+    assert model.score(images, labels, weights) == pytest.approx(weighted)
+    assert 0 < right.mean() < 1
+    with pytest.raises(ValueError, match="y holds no labels to score on"):
+        model.score(images, np.full(len(labels), -1))
+
+
+def test_minus_1_is_scored_where_it_is_a_class(classifier, few):
+    images, labels = few
+    signs = np.where(labels % 3, 1, -1)
+    model = classifier(method="linear", distill=False).fit(images, signs)
+    assert model.score(images, signs) == np.mean(model.predict(images) == signs)
