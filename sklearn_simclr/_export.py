@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_simclr._kernels import resizing_matrices
-from sklearn_simclr._network import SimCLRNetwork, standardised
+from sklearn_simclr._network import SimCLRNetwork, laid_out, standardised
 from sklearn_simclr._reading import match_pixel_range
 from sklearn_simclr.projection import first_layers
 
@@ -97,7 +97,7 @@ class ExportedNetwork(nn.Module):
         if self._rows is not None:
             x = self._rows @ x @ self._columns
         layout = torch.channels_last if self._channels_last else torch.contiguous_format
-        x = standardised(x, self.mean, self.scale).contiguous(memory_format=layout)
+        x = laid_out(standardised(x, self.mean, self.scale), layout)
         h = self.encoder(x)  # (n, n_features)
         return self.classifier(self.head(h))
 

@@ -13,7 +13,12 @@ from torch.nn import functional as F
 from sklearn_simclr._data import Samples
 from sklearn_simclr._device import synchronize
 from sklearn_simclr._micro_batches import MicroBatches
-from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
+from sklearn_simclr._network import (
+    SimCLRNetwork,
+    dropping_idle_strides,
+    largest_weight,
+    names_of_finite,
+)
 from sklearn_simclr._placement import placed
 from sklearn_simclr._random import (
     STEPS_GLOBAL_STREAM,
@@ -137,6 +142,7 @@ def fine_tune(
         view = views.single(samples.batch(task.rows[:1]), cpu_generator(seed))
         with dropping_idle_strides(model):
             model.eval()(view)
+    finite = names_of_finite(model)
     generator = cpu_generator(seed, STEPS_STREAM)
     batches = drawn_batches(len(task.rows), batch_size, n_steps, generator)
     micro_batches = MicroBatches(
@@ -163,7 +169,7 @@ def fine_tune(
                 if on_step is not None:
                     on_step(partial(synchronize, samples.device))
             losses = torch.stack(losses).tolist()  # the only wait, unless `on_step` waits
-            largest = float(largest_weight(model))
+            largest = float(largest_weight(model, finite))
         if not math.isfinite(sum(losses) + largest):
             raise FloatingPointError(
                 f"Steps {first + 1} to {end} of the fine-tuning ended with a loss of {losses[-1]} "

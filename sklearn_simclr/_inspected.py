@@ -173,7 +173,7 @@ def _make_views(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the samples and `n_views` views of each, channels last."""
     generator, made = cpu_generator(seed), []
-    with global_draws(views.draws_globally, seed, batch.device), torch.no_grad():
+    with global_draws(views.draws_globally, seed, batch.device):
         for _ in range(n_views):
             try:
                 view = views.single(batch.clone(), generator)

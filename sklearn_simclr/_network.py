@@ -19,7 +19,7 @@ from sklearn_simclr.encoders import (
 )
 from sklearn_simclr.projection import first_layers, projection_head
 
-_ConvolutionalEncoder = ResNetEncoder | ConvNetEncoder | TorchvisionEncoder
+_CONVOLUTIONAL = ResNetEncoder, ConvNetEncoder, TorchvisionEncoder
 _DRAWS = (Tensor.normal_, Tensor.uniform_)
 
 
@@ -50,8 +50,7 @@ class SimCLRNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features h (n, d) of images in [0, 1] (n, c, h, w), or of vectors."""
-        x = standardised(x, self.mean, self.scale)
-        return self.encoder(x.contiguous(memory_format=self.memory_format))
+        return self.encoder(laid_out(standardised(x, self.mean, self.scale), self.memory_format))
 
     def represent(self, x: Tensor, output_layer: int) -> Tensor:
         """Return h behind the first `output_layer` layers of the head: h itself, ..., z."""
@@ -64,11 +63,31 @@ def standardised(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return (x - mean.view(shape)) / scale.view(shape)
 
 
-def largest_weight(network: nn.Module) -> Tensor:
-    """Largest magnitude among weights and running statistics, left on the device."""
-    values = network.state_dict().values()
-    weights = [value for value in values if value.is_floating_point() and value.numel()]
-    return torch.stack([value.abs().max().float() for value in weights]).max()
+def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """Bring images (n, c, h, w), or vectors, to an order in memory.
+
+    The strides of a single channel say nothing of the order, but convolutions go by them: from
+    those of (n, h, w, 1) they return channels last, which an encoder may not count on.
+    """
+    if x.ndim == 4 and x.shape[1] == 1 and layout == torch.contiguous_format:
+        x = x.squeeze(1).unsqueeze(1)
+    return x.contiguous(memory_format=layout)
+
+
+def names_of_finite(network: nn.Module) -> list[str]:
+    """Names in the state dict of all that is finite: weights, running statistics, but not masks."""
+    return [
+        name
+        for name, value in network.state_dict().items()
+        if (value.is_floating_point() or value.is_complex()) and bool(value.isfinite().all())
+    ]
+
+
+def largest_weight(network: nn.Module, names: list[str]) -> Tensor:
+    """Largest magnitude among what the state dict has under some names, left on the device."""
+    state = network.state_dict()
+    sizes = [state[name].abs().max().float() for name in names if state[name].numel()]
+    return torch.stack(sizes).max()
 
 
 def build_network(
@@ -106,7 +125,7 @@ def build_network(
     ValueError, TypeError
         If the encoder cannot be built or does not map this input to (n, d).
     """
-    known = isinstance(encoder, MLPEncoder | _ConvolutionalEncoder)
+    known = type(encoder) in (MLPEncoder, *_CONVOLUTIONAL)
     drawing = _NoDraws() if known and not draws else contextlib.nullcontext()
     with seeded_global_generator(seed, torch.device("cpu")), drawing:
         network = build_encoder(encoder, input_shape)
@@ -136,7 +155,7 @@ def _memory_format(encoder, network: nn.Module, device: torch.device) -> torch.m
     as every ``x.view(len(x), -1)`` does. On CPUs the gradient of torch's grouped convolutions in
     bfloat16 has been seen to read memory that was never written, on maps of one pixel.
     """
-    known = isinstance(encoder, _ConvolutionalEncoder)
+    known = type(encoder) in _CONVOLUTIONAL
     grouped = any(getattr(module, "groups", 1) > 1 for module in network.modules())
     if known and not (grouped and device.type == "cpu"):
         return torch.channels_last

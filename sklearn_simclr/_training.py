@@ -18,7 +18,12 @@ from sklearn_simclr._device import mixed_precision, synchronize
 from sklearn_simclr._distributed import ALONE, World, disagreement, global_batch_norm
 from sklearn_simclr._graphs import Replayed, fastest_convolutions
 from sklearn_simclr._micro_batches import MicroBatches
-from sklearn_simclr._network import SimCLRNetwork, dropping_idle_strides, largest_weight
+from sklearn_simclr._network import (
+    SimCLRNetwork,
+    dropping_idle_strides,
+    largest_weight,
+    names_of_finite,
+)
 from sklearn_simclr._placement import placed
 from sklearn_simclr._random import (
     EPOCH_STREAM,
@@ -212,9 +217,10 @@ def train(
     )
     if compiles is True:
         micro_batches.compile(warns=True)
+    finite = names_of_finite(network)
     take_step = step = _Step(network, optimizer, objective, micro_batches, precision, world)
     pairs_of, n_steps = views.pairs, (n_epochs - n_done) * n_batches
-    is_recorded = compiles and _is_recordable(samples, views, objective, world)
+    is_recorded = compiles is not False and _is_recordable(samples, views, objective, world)
     if is_recorded:
         take_step = step.recorded(n_steps, size)
         pairs_of = views.replayed_pairs(n_steps, samples.device)
@@ -234,7 +240,7 @@ def train(
             generator = cpu_generator(seed, EPOCH_STREAM, epoch)
             indices = shuffled_batches(len(samples), batch_size, generator)
             pairs = _pairs(samples, views, pairs_of, indices, generator, world)
-            loss, largest = _train_epoch(step, take_step, indices, rates, pairs, on_step)
+            loss, largest = _train_epoch(step, take_step, indices, rates, pairs, finite, on_step)
             if not math.isfinite(loss + largest):
                 raise FloatingPointError(
                     f"Epoch {epoch + 1} ended with a loss of {loss} and weights up to "
@@ -301,9 +307,10 @@ def _train_epoch(
     indices: Tensor,
     rates: list[float],
     pairs: Iterator[Tensor],
+    finite: list[str],
     on_step: Callable[[Callable[[], None]], None] | None,
 ) -> list[float]:
-    """Take one step for each batch; return the mean loss and the largest weight.
+    """Take one step for each batch; return the mean loss and the largest weight of those named.
 
     `take_step` does what `step` does, perhaps by a recording. Reading the two numbers is the only
     wait for the device, unless `on_step` waits.
@@ -317,7 +324,7 @@ def _train_epoch(
         if on_step is not None:
             on_step(partial(synchronize, device))
     world.broadcast(_state_of(network, step.optimizer))
-    results = torch.stack([total / len(indices), largest_weight(network)])
+    results = torch.stack([total / len(indices), largest_weight(network, finite)])
     return world.all_reduce_mean(results).tolist()
 
 
@@ -331,14 +338,22 @@ def _pairs(
 ) -> Iterator[Tensor]:
     """Yield both views (2k, c, h, w) of the k samples of each batch that are this process's."""
     samples = samples.in_bytes() if views.take_bytes else samples
-    if world.size == 1:
-        yield from pairs_of(samples.batches(indices), generator)
-        return
     n = indices.shape[1]
     share = world.share(n)
-    needed = indices if views.mixes_samples else indices[:, share]
-    for rows in samples.batches(needed):
-        yield torch.cat(views.of_share(rows, generator, share, n))
+    if world.size == 1:
+        pairs = pairs_of(samples.batches(indices), generator)
+    else:
+        needed = indices if views.mixes_samples else indices[:, share]
+        batches = samples.batches(needed)
+        pairs = (torch.cat(views.of_share(rows, generator, share, n)) for rows in batches)
+    k = share.stop - share.start
+    for pair in pairs:
+        if len(pair) != 2 * k:
+            raise ValueError(
+                f"augmentation={views.augmentation!r} must return one view a sample; of {k} "
+                f"samples it made {len(pair)} views in two calls."
+            )
+        yield pair
 
 
 def _loss(objective: Objective, index: Tensor, world: World, z: Tensor) -> Tensor:

@@ -68,12 +68,13 @@ def _rows_of(values: Tensor | np.ndarray, share: slice, n: int) -> Tensor | np.n
 
 
 class Views(NamedTuple):
-    """How a batch becomes two views, or one."""
+    """How a batch becomes two views, or one; no gradient reaches into it."""
 
     augmentation: Callable
     image_size: int | None
     draws_globally: bool  # whether views or encoder may draw from torch's global generator
 
+    @torch.no_grad()
     def __call__(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return two views of each sample."""
         return two_views(self.augmentation, self._resized(batch), generator)
@@ -112,6 +113,7 @@ class Views(NamedTuple):
 
         return pairs
 
+    @torch.no_grad()
     def of_share(
         self, rows: Tensor, generator: torch.Generator, share: slice, n: int
     ) -> tuple[Tensor, Tensor]:
@@ -140,6 +142,7 @@ class Views(NamedTuple):
         """Whether a view needs other samples of the batch."""
         return mixes_samples(self.augmentation)
 
+    @torch.no_grad()
     def single(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """Return one view of each sample."""
         batch = self._resized(batch)

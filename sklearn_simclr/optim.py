@@ -279,16 +279,16 @@ def _orthogonal(matrices: Tensor) -> Tensor:
     """Bring the singular values of matrices (k, rows, columns) close to 1, all at once."""
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + _TINY)
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.is_autocast_enabled(kind) and not x.is_complex():
         x = x.to(torch.get_autocast_dtype(kind))  # once, not in every product
     is_tall = x.shape[1] > x.shape[2]
-    x = x.mT if is_tall else x
+    x = x.mH if is_tall else x
     a, b, c = _NEWTON_SCHULZ
     for _ in range(_N_ITERATIONS):
-        gram = x @ x.mT
+        gram = x @ x.mH
         change = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, change, x, beta=a)
-    return (x.mT if is_tall else x).to(matrices.dtype)
+    return (x.mH if is_tall else x).to(matrices.dtype)
 
 
 def _evaluated(closure):
@@ -406,7 +406,8 @@ def make_optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     kinds = {p.device.type for p in params}
-    fused, on_gpu = kinds <= set(_FUSED_DEVICES) or None, kinds == {"cuda"}
+    is_real = not any(p.is_complex() for p in params)
+    fused, on_gpu = (kinds <= set(_FUSED_DEVICES) and is_real) or None, kinds == {"cuda"}
     if name in _OUR_OWN:
         optimizer = _OUR_OWN[name](groups, lr)
     elif name == "sgd":

@@ -1,5 +1,6 @@
 """Encoders against torchvision's networks, and their shapes for all kinds of input."""
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -510,3 +511,113 @@ def test_the_trial_leaves_batch_norm_as_it_was():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert feature_dim(network, (3,), "mine") == 4
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_module_that_a_factory_returns_again_and_again_is_never_trained(simclr, digits):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    before = network[1].weight.clone()
+    first, second = (simclr(encoder=lambda: network).fit(digits[0]) for _ in range(2))
+    assert first.loss_curve_ == second.loss_curve_
+    assert torch.equal(network[1].weight, before)
+    assert first.to_torch().encoder is not network
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_module_that_torch_cannot_copy_is_taken_from_a_factory(simclr, digits):
+    def make():
+        return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 4)))
+
+    assert simclr(encoder=make).fit_transform(digits[0]).shape == (64, 4)
+
+
+class Masked(nn.Module):
+    """Encoder with a buffer of -inf, as masks of attention are, and one that overflows later."""
+
+    def __init__(self, overflows):
+        super().__init__()
+        self.linear, self.overflows = nn.Linear(64, 4), overflows
+        self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+        self.register_buffer("statistic", torch.ones(1))
+
+    def forward(self, x):
+        if self.training and self.overflows:
+            self.statistic *= 1e30
+        h = self.linear(x.flatten(1))
+        return (h[:, :, None] * h[:, None] + self.mask).softmax(2).sum(1)
+
+
+def test_a_mask_of_infinities_is_no_overflow(simclr, digits):
+    assert np.isfinite(simclr(encoder=Masked(overflows=False)).fit_transform(digits[0])).all()
+    with pytest.raises(FloatingPointError, match="weights up to inf"):
+        simclr(encoder=Masked(overflows=True)).fit(digits[0])
+
+
+class Late(nn.Module):
+    """Encoder with a buffer that is made in its first pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 4)
+        self.register_buffer("scales", None)
+
+    def forward(self, x):
+        if self.scales is None:
+            self.scales = torch.ones(4)
+        return self.linear(x.flatten(1)) * self.scales
+
+
+def test_a_state_dict_that_changes_in_the_first_pass_is_refused_before_training(simclr, digits):
+    with pytest.raises(ValueError, match=r'encoder=Late .*"encoder\.scales".* persistent=False'):
+        simclr(encoder=Late()).fit(digits[0])
+
+
+class Viewing(nn.Module):
+    """Network that needs the default layout in memory, and a buffer that is drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Conv2d(1, 4, 3)
+        self.register_buffer("drawn", torch.empty(4 * 6 * 6, 5).normal_(), persistent=False)
+
+    def forward(self, x):
+        return self.layers(x).view(len(x), -1) @ self.drawn
+
+
+class OfAUser(ConvNetEncoder):
+    def build(self, input_shape):
+        return Viewing()
+
+
+def test_a_users_subclass_is_not_taken_for_an_encoder_of_this_package(simclr, digits):
+    model = simclr(encoder=OfAUser()).fit(digits[0])
+    assert np.array_equal(model.transform(digits[0]), model.transform(digits[0]))
+
+
+class Turning(nn.Module):
+    """Encoder with complex weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, 16, dtype=torch.complex64) / 8)
+
+    def forward(self, x):
+        return (x.flatten(1).to(torch.complex64) @ self.weight).abs()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd", "lars"])
+def test_complex_weights_are_trained(simclr, digits, optimizer, precision):
+    torch.manual_seed(0)
+    encoder = Turning()
+    model = simclr(encoder=encoder, optimizer=optimizer, precision=precision, max_epochs=9)
+    weight = model.fit(digits[0])._weights["encoder.weight"]
+    assert min(model.loss_curve_[-3:]) < model.loss_curve_[0]
+    assert abs(weight).max() < 1
+    change = weight - encoder.weight.detach().numpy()
+    assert 0.5 < np.linalg.norm(change.imag) / np.linalg.norm(change.real) < 2
+
+
+def test_a_large_module_is_named_by_its_class(simclr, digits):
+    with pytest.raises(ValueError, match="encoder=ResNet cannot take input of shape") as error:
+        simclr(encoder=torchvision.models.resnet18()).fit(digits[0])
+    assert len(str(error.value)) < 400

@@ -89,6 +89,19 @@ def test_module_of_the_user_may_count_on_the_default_layout():
     assert network.encoder.seen.is_contiguous()
 
 
+class Viewed(nn.Module):
+    def forward(self, x):
+        return x.view(len(x), -1)
+
+
+def test_module_of_the_user_may_count_on_the_default_layout_of_one_channel(simclr, digits):
+    encoder = nn.Sequential(nn.Conv2d(1, 4, 3), Viewed(), nn.Linear(4 * 6 * 6, 5))
+    model = simclr(encoder=encoder).fit(digits[0])
+    features = model.transform(digits[0])
+    exported = model.to_torch()(torch.from_numpy(digits[0]))
+    torch.testing.assert_close(exported, torch.from_numpy(features))
+
+
 def test_module_of_the_user_keeps_its_own_layout():
     module = SeenByEncoder().to(memory_format=torch.channels_last)
     encoder = nn.Sequential(module.conv, nn.Flatten())

@@ -272,6 +272,17 @@ def test_a_callable_draws_anew_in_every_epoch():
     assert len(set(drawn)) == len(drawn) == 2 * 3 * 3 * 2  # seeds, epochs, batches, views
 
 
+def test_no_gradient_reaches_a_module_that_makes_views():
+    filtered = nn.Conv2d(1, 1, 3, padding=1)
+    run(image_samples(), lambda batch: filtered(batch) + 0.3 * torch.randn_like(batch))
+    assert filtered.weight.grad is None
+
+
+def test_an_augmentation_that_makes_too_few_views_of_a_larger_batch_is_refused():
+    with pytest.raises(ValueError, match="of 13 samples it made 6 views in two calls"):
+        run(image_samples(), lambda batch: batch[:3])
+
+
 def test_parts_that_bring_their_own_randomness_need_no_seeding():
     states = []
     for global_seed in (1, 2):
