@@ -235,7 +235,7 @@ def batch_shape(n_samples: int, batch_size: int) -> tuple[int, int]:
     >>> batch_shape(1000, 256), batch_shape(100, 256), batch_shape(257, 256)
     ((4, 250), (1, 100), (2, 128))
     """
-    size = max(2, n_samples // -(-n_samples // batch_size))
+    size = max(2, n_samples // -(-n_samples // int(batch_size)))  # NumPy's may be unsigned
     return n_samples // size, size
 
 

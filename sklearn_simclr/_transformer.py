@@ -25,11 +25,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sklearn_simclr._checkpoints import CheckpointStore, prepare_directory
-from sklearn_simclr._data import (
-    Samples,
-    batch_shape,
-    channel_statistics,
-)
+from sklearn_simclr._composition import is_our_own
+from sklearn_simclr._data import Samples, batch_shape, channel_statistics
 from sklearn_simclr._device import plain_torch, resolve_precision
 from sklearn_simclr._distributed import ALONE, World, joined
 from sklearn_simclr._export import ExportedNetwork, write_onnx
@@ -370,7 +367,7 @@ class SimCLRTransformer(
             context.call_on_fit_task_begin(
                 estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
             )
-            epochs = self._epochs(run, self.max_epochs, self._schedule(run))
+            epochs = self._epochs(run, int(self.max_epochs), self._schedule(run))
             try:
                 while run.n_done < self.max_epochs and not stopped:
                     task = context.subcontext(task_name="epoch")
@@ -732,6 +729,7 @@ class SimCLRTransformer(
                 )
         views = views_of(fitted, loss=self.loss)
         check_training(network, samples, views, objective)
+        _check_restorable(network, fitted, samples)
         if not continuing:  # a pass over all of X, once everything else is found good
             mean, scale = world.broadcast_result(lambda: channel_statistics(samples))
             network.set_statistics(mean, scale)
@@ -857,7 +855,7 @@ class SimCLRTransformer(
     def _schedule(self, run: Run) -> Callable[[int], float]:
         """Return the learning rate as a function of the step of a training run."""
         n_batches, _ = batch_shape(len(run.samples), self.batch_size)
-        n_steps = self.max_epochs * n_batches
+        n_steps = int(self.max_epochs) * n_batches  # NumPy's small integers overflow
         n_warmup_steps = round(n_steps * min(_WARMUP_SHARE, _WARMUP_EPOCHS / self.max_epochs))
         peak = run.fitted["learning_rate_"]
         return lambda step: peak * warmup_cosine(step, n_steps, n_warmup_steps)
@@ -893,11 +891,10 @@ class SimCLRTransformer(
             world=run.world,
             on_step=progress.step if prints else None,
         )
+        records = _kept(records, run.fitted["loss_curve_"])  # before an output can fail
         if prints:
             records = progress.follow(records, lambda record: (record.epoch + 1, record.loss))
-        for record in records:
-            run.fitted["loss_curve_"].append(record.loss)
-            yield record
+        yield from records
 
     def _announce(self, run: Run) -> None:
         """Print what is about to be trained."""
@@ -967,6 +964,29 @@ class SimCLRTransformer(
         """Take over the state of a training run that has finished at least one epoch."""
         if run.n_done:
             vars(self).update(run.snapshot())
+
+
+def _check_restorable(network: SimCLRNetwork, fitted: dict, samples: Samples) -> None:
+    """Raise an error if an encoder of the user's cannot be made again with the weights it has."""
+    if is_our_own(fitted["_encoder"]):
+        return
+    try:
+        weights = to_plain(network.state_dict())
+        restored_network(fitted | {"_weights": weights}, samples.input_shape, samples.device)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[-1].strip()
+        raise ValueError(
+            f"encoder={_name(fitted['_encoder'])} has another state dict after its first batch "
+            f"than when it is made, so that it could not be used after training: {reason} Give "
+            "every buffer its shape in __init__, or register it with persistent=False."
+        ) from error
+
+
+def _kept(records: Iterator[EpochRecord], loss_curve: list[float]) -> Iterator[EpochRecord]:
+    """Pass on the records of epochs, once their loss is in the curve."""
+    for record in records:
+        loss_curve.append(record.loss)
+        yield record
 
 
 def _check_output_layer(output_layer: int, projection_layers: int) -> None:

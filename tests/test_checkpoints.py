@@ -975,6 +975,17 @@ class Interrupting:
         return batch + 0.1 * torch.randn_like(batch)
 
 
+class Snapshot(Watcher):
+    """The features of images after an epoch."""
+
+    def __init__(self, epoch, images):
+        self.epoch, self.images = epoch, images
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        if context.task_name == "epoch" and context.task_id == self.epoch:
+            self.features = fitted_estimator.transform(self.images)
+
+
 def test_ctrl_c_leaves_the_epochs_so_far(simclr, digits):
     images, _ = digits
     model = simclr(augmentation=Interrupting(2 + 8 * 3 + 4), max_epochs=9)
@@ -983,12 +994,7 @@ def test_ctrl_c_leaves_the_epochs_so_far(simclr, digits):
     assert [warning.filename for warning in caught] == [__file__]
     assert model.n_iter_ == 3
 
-    class Snapshot(Watcher):
-        def on_fit_task_end(self, estimator, context, *, fitted_estimator):
-            if context.task_name == "epoch" and context.task_id == 2:
-                self.features = fitted_estimator.transform(images)
-
-    snapshot = Snapshot()
+    snapshot = Snapshot(2, images)
     simclr(augmentation=Interrupting(0), max_epochs=9).set_callbacks(snapshot).fit(images)
     assert_array_equal(model.transform(images), snapshot.features)
     assert model.set_params(warm_start=True).fit(images).n_iter_ == 3 + 9
@@ -1016,6 +1022,25 @@ def test_ctrl_c_leaves_nothing_half_trained_in_the_cache_of_a_pipeline(
     with pytest.raises(KeyboardInterrupt):
         pipeline.fit(images, labels)
     assert pipeline.fit(images, labels)[0].n_iter_ == 4
+
+
+def test_ctrl_c_while_an_epoch_is_printed(simclr, digits, monkeypatch):
+    class Output(io.StringIO):
+        def write(self, text):
+            if text.startswith("epoch 2/"):
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    images, _ = digits
+    monkeypatch.setattr("sys.stdout", Output())
+    model = simclr(max_epochs=4, verbose=1, learning_rate=0.01)
+    with pytest.warns(UserWarning, match="interrupted by user after 2 of 4 epochs"):
+        model.fit(images)
+    monkeypatch.undo()
+    assert len(model.loss_curve_) == 2
+    longer = simclr(max_epochs=4, learning_rate=0.01).set_callbacks(snapshot := Snapshot(1, images))
+    longer.fit(images)
+    assert_array_equal(model.transform(images), snapshot.features)
 
 
 def test_ctrl_c_in_fit_transform_leaves_the_epochs_so_far(simclr, digits):

@@ -1177,3 +1177,11 @@ def test_a_module_with_a_method_build_is_a_module(simclr, digits):
 
     model = simclr(encoder=Module(nn.Flatten(), nn.Linear(64, 4))).fit(digits[0])
     assert model.partial_fit(digits[0]).n_iter_ == 3
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint64, np.int8])
+def test_integers_of_numpy_do_not_overflow(simclr, digits, kind):
+    images, _ = digits  # 32 batches an epoch
+    expected = simclr(batch_size=2, max_epochs=10, learning_rate=0.01).fit(images)
+    model = simclr(batch_size=kind(2), max_epochs=kind(10), learning_rate=0.01).fit(images)
+    assert model.loss_curve_ == expected.loss_curve_
