@@ -39,7 +39,8 @@ LARGEST_SIDE = 256  # of files that are read as they are
 
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # between the values of grey PNG files of few bits
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF and one of its values
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF and a value of the last
+_GREY_WITH_ALPHA = "LA;16B"  # as which Pillow reads grey PNG files of 16 bits, to give RGBA
 _ORIENTATION = 0x0112  # the tag of EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -127,6 +128,7 @@ if hasattr(os, "register_at_fork"):  # another thread of the parent may have hel
 def read_header(path: str) -> Header:
     """Read size and colours of a file; raises whatever is wrong with it."""
     with _open(path) as image:
+        is_grey = image.mode in _GREY or _stored_as(image) == _GREY_WITH_ALPHA
         width, height = image.size
         if width != height and max(width, height) <= LARGEST_SIDE:  # else the side does not matter
             if image.format in ("PNG", "TIFF"):
@@ -134,7 +136,7 @@ def read_header(path: str) -> Header:
                 width, height = image.size
             if _orientation(image) in _SIDEWAYS:
                 width, height = height, width
-        return Header(height, width, image.mode in _GREY)
+        return Header(height, width, is_grey)
 
 
 def decode(path: str, image_shape: tuple[int, int, int], budget: PixelBudget) -> np.ndarray:
@@ -203,10 +205,15 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _stored_as(image: Image.Image) -> str:
+    """How the pixels of a PNG lie in the file, in Pillow's terms."""
+    return image.tile[0][3] if image.format == "PNG" and image.tile else ""
+
+
 def _scale_key(image: Image.Image) -> None:
     """Bring the transparent colour of a PNG to 8 bits, as Pillow does with the pixels only."""
     key = image.info.get("transparency")
-    stored = image.tile[0][3] if key is not None and image.tile else ""
+    stored = _stored_as(image) if key is not None else ""
     if stored == "RGB;16B":
         image.info["transparency"] = tuple(value >> 8 for value in key)
     elif stored in _GREY_STEPS:
@@ -217,13 +224,18 @@ def _to_bytes(image: Image.Image, channels: int) -> Image.Image:
     """Bring whatever a file holds to grey or RGB of 8 bits, on white where it is transparent."""
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        values = np.asarray(image).astype(np.uint32)  # 0 to 65535
-        if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-            values = 65535 - values
-        values[values == image.info.get("transparency", -1)] = 65535
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        values, white = np.asarray(image).astype(np.uint32), 65535
+        if image.format == "TIFF":
+            white = 2 ** image.tag_v2[_BITS][0] - 1  # of 12 bits too
+            if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+                values = white - values
+        values[values == image.info.get("transparency", -1)] = white
+        image = Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
     elif mode in ("I", "F"):
-        raise _Unreadable("pixels of 32 bits, whose range is unknown; pass such images as an array")
+        raise _Unreadable(
+            "pixels of 32 bits, or of 16 with a sign, whose range is unknown; pass such images as "
+            "an array"
+        )
     elif mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -74,7 +74,13 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
     X = open_files(estimator, X, reset=reset)
     rows, image_shape = _check_rows(estimator, X, reset=reset, min_samples=min_samples)
     if isinstance(X, ImageFiles):
-        if not reset:  # files range from black to white, whatever these were in fit
+        if reset:
+            _warn_if_dim(
+                rows,
+                "The image files in X hold values up to {} of 255",
+                "Scale their values if that is white, such as 4095 in files of 16 bits.",
+            )
+        else:  # files range from black to white, whatever these were in fit
             match_pixel_range(np.dtype(np.uint8), _BYTES, estimator.pixel_range_)
         return Samples(rows, image_shape, False, _BYTES, device)
     if reset and image_shape is None and estimator.image_size is not None:
@@ -87,7 +93,11 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
     if image_shape is not None and reset:
         pixel_range = read_pixel_range(extremes)
         if rows.dtype == np.uint8:
-            _warn_of_dim_bytes(rows)
+            _warn_if_dim(
+                rows,
+                "X is uint8, whose 255 stands for white, but its largest value is {}",
+                "Pass X / {} if that is white.",
+            )
     elif image_shape is not None:
         if rows.dtype == np.uint8 and estimator.pixel_range_ == _UNIT:  # these may be masks
             extremes = 0.0, largest_byte(rows, enough=1)
@@ -97,13 +107,12 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
     return Samples(rows, image_shape, estimator.channel_axis == 1, pixel_range, device)
 
 
-def _warn_of_dim_bytes(rows) -> None:
+def _warn_if_dim(rows, finding: str, mend: str) -> None:
+    """Warn of bytes of which none is bright; the texts name the largest one."""
     largest = largest_byte(rows, enough=_DIM)
     if 0 < largest <= _DIM:
-        warn_caller(
-            f"X is uint8, whose 255 stands for white, but its largest value is {largest}: to the "
-            f"network these images are nearly black. Pass X / {largest} if that is white."
-        )
+        message = f"{finding}: to the network these images are nearly black. {mend}"
+        warn_caller(message.format(largest, largest))
 
 
 def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
@@ -211,12 +220,19 @@ def as_array(X):
             "X must hold numbers, or the paths of image files in a single column of str or Path; "
             "got other text."
         )
-    if getattr(X, "ndim", 0) == 1 and len(X) and np.ndim(_first(X)) > 0:
+    column, name = _only_column(X)
+    if len(getattr(column, "shape", ())) == 1 and len(column) and np.ndim(_first(column)) > 0:
         raise ValueError(
             f"X is a {type(X).__name__} of {len(X)} arrays, not an array of numbers. Pass "
-            "np.stack(list(X)) if all have the same shape."
+            f"np.stack(list({name})) if all have the same shape."
         )
     return X
+
+
+def _only_column(X) -> tuple:
+    """Return the column of a frame that has just one, and how it is written; else X itself."""
+    columns = getattr(X, "columns", ())
+    return (X[columns[0]], f"X[{columns[0]!r}]") if len(columns) == 1 else (X, "X")
 
 
 def _not_an_array(X) -> str:
@@ -293,17 +309,18 @@ def _check_given_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _read_channels(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
-    first, last = shape[1] in _CHANNEL_COUNTS, shape[3] in _CHANNEL_COUNTS
-    if channel_axis == -1 and first and not last:
-        raise ValueError(
-            f"X of shape {shape} looks as if the channels came first, but channel_axis=-1 says "
-            "last. Pass channel_axis=1."
-        )
-    if channel_axis == 1 and last and not first:
-        raise ValueError(
-            f"X of shape {shape} looks as if the channels came last, but channel_axis=1 says "
-            "first. Pass channel_axis=-1."
-        )
+    """Return (h, w, c) of images of which an X of this shape (n, ., ., .) holds n."""
+    _, *sides, last = shape if channel_axis == -1 else (shape[0], *shape[:0:-1])
+    said, found, other = ("last", "first", 1) if channel_axis == -1 else ("first", "last", -1)
+    message = (
+        f"X of shape {shape} looks as if the channels came {found}, but "
+        f"channel_axis={channel_axis} says {said}. Pass channel_axis={other}"
+    )
+    if last not in _CHANNEL_COUNTS:
+        if sides[0] in _CHANNEL_COUNTS:
+            raise ValueError(f"{message}.")
+        if sides[0] < sides[1] == last:
+            warn_caller(f"{message} if they did.")
     return shape[1:] if channel_axis == -1 else (*shape[2:], shape[1])
 
 
@@ -335,11 +352,11 @@ def read_extremes(rows: np.ndarray | TensorRows, estimator) -> tuple[float, floa
     return min(extremes), max(extremes)
 
 
-def largest_byte(rows: np.ndarray | TensorRows, enough: int) -> int:
+def largest_byte(rows, enough: int) -> int:
     """Return the largest value of uint8, or the first one found that is larger than `enough`."""
-    values, largest = getattr(rows, "tensor", rows), 0
+    largest = 0
     for index in block_indices(rows):
-        largest = max(largest, int(values[index[0] : index[-1] + 1].max()))
+        largest = max(largest, int(rows[index.numpy()].max()))
         if largest > enough:
             break
     return largest

@@ -76,6 +76,17 @@ def test_a_series_of_arrays():
     refused(SimCLRTransformer(), X, r"Series of 4 arrays.* Pass np\.stack\(list\(X\)\)")
 
 
+def test_a_frame_with_a_column_of_arrays():
+    X = pd.DataFrame({"image": list(np.zeros((4, 8, 8)))})
+    refused(SimCLRTransformer(), X, r"Frame of 4 arrays.* Pass np\.stack\(list\(X\['image'\]\)\)")
+
+
+def test_a_series_of_polars_that_holds_arrays():
+    polars = pytest.importorskip("polars")
+    X = polars.Series(np.zeros((4, 64)))
+    refused(SimCLRTransformer(), X, r"Series of 4 arrays.* Pass np\.stack\(list\(X\)\)")
+
+
 IMAGES = np.random.default_rng(0).random((6, 8, 8, 3))
 
 
@@ -141,6 +152,21 @@ def test_sparse_x(simclr, container):
 def test_channels_look_last(simclr):
     match = r"looks as if the channels came last.*channel_axis=-1"
     refused(simclr(channel_axis=1), IMAGES, match)
+
+
+@pytest.mark.parametrize(
+    "shape, said, found, other", [((20, 6, 8, 8), -1, "first", 1), ((20, 8, 8, 6), 1, "last", -1)]
+)
+def test_channels_of_unusual_numbers_that_look_misplaced_are_warned_of(
+    simclr, shape, said, found, other
+):
+    X = np.random.default_rng(0).random(shape)
+    message = rf"channels came {found}, .* Pass channel_axis={other} if they did"
+    with pytest.warns(UserWarning, match=message):
+        simclr(max_epochs=1, channel_axis=said).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        simclr(max_epochs=1, channel_axis=other).fit(X)
 
 
 @pytest.mark.usefixtures("no_training")
@@ -384,7 +410,7 @@ OUTPUTS = {
 @pytest.mark.usefixtures("no_training")
 @pytest.mark.parametrize(("make", "match"), OUTPUTS.values(), ids=OUTPUTS)
 def test_encoder_whose_output_is_not_one_row_an_image(simclr, make, match):
-    refused(simclr(encoder=Shaped(make)), IMAGES, re.compile(r"encoder=Shaped\(\).*" + match))
+    refused(simclr(encoder=Shaped(make)), IMAGES, re.compile(r"encoder=Shaped .*" + match))
 
 
 @pytest.mark.usefixtures("no_training")

@@ -294,6 +294,15 @@ def test_sixteen_bit_big_endian_tiff(tmp_path):
     assert_array_equal(pixels(path)[0], EIGHT)
 
 
+def test_sixteen_bit_grey_with_alpha(tmp_path):
+    path = tmp_path / "a.png"
+    opaque = np.stack([SIXTEEN, np.full_like(SIXTEEN, 65535)], axis=-1)
+    path.write_bytes(png(14, 20, 16, 4, [row.astype(">u2").tobytes() for row in opaque]))
+    read = pixels(path)
+    assert read.shape == (1, 20, 14)
+    assert abs(read[0] - SIXTEEN / 257).max() <= 1
+
+
 def test_sixteen_bit_colour(tmp_path):
     values = RNG.integers(0, 2**16, (20, 14, 3), dtype=np.uint16)
     path = tmp_path / "a.png"
@@ -351,6 +360,39 @@ def test_cmyk(name, tmp_path):
     options = {"quality": 100, "subsampling": 0} if name == "a.jpg" else {}
     expected = (255 - cmyk[..., :3].astype(float)) * (255 - cmyk[..., 3:].astype(float)) / 255
     assert abs(pixels(save(tmp_path / name, image, **options))[0] - expected).max() <= 6
+
+
+def tiff(width, height, bits, data, *, kind=1):
+    """A TIFF file without compression; kind 1: unsigned, 2: signed."""
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1}
+    entries |= {278: height, 279: len(data), 339: kind}
+    entries[273] = 8 + 2 + 12 * len(entries) + 4  # where the pixels begin
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + tags + bytes(4) + data
+
+
+def test_twelve_bits_are_scaled_by_their_own_white(tmp_path):
+    path = tmp_path / "a.tif"
+    # Two pixels in three bytes: 0, 1000, 2048, 4095.
+    path.write_bytes(tiff(4, 1, 12, bytes.fromhex("0003e8800fff")))
+    assert_array_equal(pixels(path)[0, 0], [0, 62, 128, 255])
+
+
+def test_tiff_with_a_sign_is_refused_with_the_mend(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(2, 1, 16, struct.pack("<2h", -5, 1000), kind=2))
+    with pytest.raises(ValueError, match=r"a\.tif: pixels .*of 16 with a sign.*as an array"):
+        pixels(path)
+
+
+def test_files_of_which_none_is_bright_are_warned_of(simclr, tmp_path, monkeypatch):
+    paths = []
+    for number, values in enumerate(RNG.integers(0, 4096, (16, 20, 14)).astype(np.uint16)):
+        paths.append(str(save(tmp_path / f"{number}.png", values)))  # 12 bits in files of 16
+    for kept_bytes in (_files._KEPT_BYTES, 0):
+        monkeypatch.setattr(_files, "_KEPT_BYTES", kept_bytes)
+        with pytest.warns(UserWarning, match=r"values up to 16 of 255: .* nearly black"):
+            simclr(max_epochs=1).fit(paths)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
