@@ -117,7 +117,7 @@ class _Reader:
         if type(value) in (dict, MappingProxyType):
             return self._all("dict", *itertools.chain.from_iterable(value.items()))
         if type(value) in (set, frozenset):
-            return _digest("set", *sorted(map(self.read, value)))
+            return self._read_set(value)
         if isinstance(value, property):
             return self._all("property", value.fget, value.fset, value.fdel)
         if isinstance(value, classmethod | staticmethod):
@@ -127,6 +127,15 @@ class _Reader:
         if isinstance(value, functools.singledispatchmethod):
             return self._all("singledispatchmethod", value.func, value.dispatcher)
         return self._read_object(value)
+
+    def _read_set(self, value: set | frozenset) -> bytes:
+        """Read elements, whose order differs between processes, as if each were the first."""
+        start, digests = next(self._number), []
+        for each in value:
+            reader = _Reader()
+            reader._met, reader._number = dict(self._met), itertools.count(start)
+            digests.append(reader.read(each))
+        return _digest("set", *sorted(digests))
 
     def _all(self, kind: str, *parts) -> bytes:
         return _digest(kind, *map(self.read, parts))

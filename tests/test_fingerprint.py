@@ -416,6 +416,7 @@ def test_what_cannot_be_described_is_refused_by_its_name(make):
 
 SCRIPT = """
 import functools
+from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
@@ -445,6 +446,7 @@ DIGEST = fingerprint({
     "array": np.arange(9.0),
     "tensor": torch.arange(9),
     "set": KINDS,
+    "paths": {Path("a"), Path("b"), Path("c"), Path("d")},
 })
 print(DIGEST)
 """
