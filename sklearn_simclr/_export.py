@@ -142,7 +142,8 @@ def write_onnx(network: ExportedNetwork, path: str | os.PathLike, input_dtype: s
     Raises
     ------
     ValueError
-        If `input_dtype` is another one.
+        If `input_dtype` is another one, or uint8 cannot hold the pixels that the network has
+        learned from, or torch cannot export an encoder of the user's.
     ImportError
         If the packages that this takes are not installed.
     """
@@ -152,6 +153,8 @@ def write_onnx(network: ExportedNetwork, path: str | os.PathLike, input_dtype: s
         )
     if input_dtype == "auto":
         input_dtype = "uint8" if network.pixel_range == (0.0, 255.0) else "float32"
+    if input_dtype == "uint8" and network.image_shape is not None:
+        match_pixel_range(np.dtype(np.uint8), (0, 255), network.pixel_range)
     example = torch.zeros(_EXAMPLE_ROWS, *network.sample_shape, dtype=getattr(torch, input_dtype))
     any_number = ({0: torch.export.Dim(_BATCH)},)
     try:

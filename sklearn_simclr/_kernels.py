@@ -85,7 +85,7 @@ def resized_crop(
         for each in zip(views, batch, flip.tolist(), boxes.T.tolist(), strict=True):
             _resize_box(*each)
         return views
-    n_at_once = _few(views[0].numel()) if on_cpu else len(batch)
+    n_at_once = _few(math.prod(views.shape[1:])) if on_cpu else len(batch)
     flip, boxes = placed(flip, batch.device), placed(boxes, batch.device)
     parts = (part.split(n_at_once) for part in (views, batch, flip))
     for some in zip(*parts, boxes.split(n_at_once, dim=1), strict=True):
@@ -180,7 +180,8 @@ def jitter_rows(images: Tensor, chosen: Tensor, order: Tensor, factors: Tensor) 
         update_rows(images, chosen, _jitter_in_few_calls, order, factors, mixes)
         return
     operations = COLOR_OPERATIONS if images.shape[1] == 3 else COLOR_OPERATIONS[:2]
-    index, sizes = _by_order(chosen.nonzero().squeeze(1), order, images[0].numel())
+    n_values = math.prod(images.shape[1:])
+    index, sizes = _by_order(chosen.nonzero().squeeze(1), order, n_values)
     params = (param[index].split(sizes) for param in (order, *factors.unbind(1), mixes))
     for some, numbers, *its_params in zip(index.split(sizes), *params, strict=True):
         rows = _take(images, some)

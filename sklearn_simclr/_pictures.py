@@ -55,7 +55,7 @@ def check_channels(channels, n_channels: int) -> None:
     """Refuse a choice of channels that images of so many channels do not have."""
     if channels is None:
         return
-    chosen = [channels] if isinstance(channels, Integral) else channels
+    chosen = [channels] if np.ndim(channels) == 0 else channels
     if (
         not isinstance(chosen, list | tuple | np.ndarray)
         or len(chosen) not in (1, 3)
@@ -141,8 +141,8 @@ def picture_grid(
     ValueError
         If `ax` cannot be filled, or are axes of another number.
     """
-    if isinstance(ax, np.ndarray):
-        return _used_again(ax, (n_rows, n_columns))
+    if isinstance(ax, np.ndarray | list):
+        return _used_again(np.asarray(ax, dtype=object), (n_rows, n_columns))
     ratio = float(np.clip(shape[0] / shape[1], *_CELL_RATIOS))
     # A narrow column without axes stands after the first one.
     widths = np.array([width, *([gap / 2] if n_columns > 1 else []), *[width] * (n_columns - 1)])

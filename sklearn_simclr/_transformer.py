@@ -585,7 +585,9 @@ class SimCLRTransformer(
         sklearn.exceptions.NotFittedError
             If `fit` has not been called.
         ValueError
-            If `input_dtype` has another value.
+            If `input_dtype` has another value, or is "uint8" though `fit` got negative pixels; if
+            `output_layer` is beyond the projection head; or if torch cannot export an encoder of
+            your own.
         ImportError
             If the packages are not installed.
 

@@ -7,7 +7,7 @@ that it draws, and its ``plot`` draws them again. They need matplotlib.
 """
 
 from collections import Counter
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import clone
@@ -15,6 +15,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.utils import check_array, check_scalar
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from sklearn_simclr._inspected import (
     Drawn,
@@ -650,10 +651,10 @@ class NeighborsDisplay:
                 f"n_neighbors={n_neighbors} is more than the {n_others} images of X that a query "
                 "can have as neighbours. Lower it, or pass more images."
             )
-        labels = _labels(y, len(of_x))
         if y_query is not None and X_query is None:
             raise ValueError("y_query holds the classes of X_query, which is None. Pass only y.")
-        query_labels = labels if X_query is None else _labels(y_query, len(asked))
+        labels, query_labels = _labels_of_queries(y, len(of_x), y_query, len(asked))
+        query_labels = labels if X_query is None else query_labels
         rows = _read_queries(queries, len(asked), random_state)
 
         features = of_x.features()
@@ -765,7 +766,7 @@ class EmbeddingDisplay:
         require_matplotlib(f"{type(self).__name__}.plot")
         from matplotlib import pyplot as plt
 
-        check_scalar(thumbnail_size, "thumbnail_size", (float, int), min_val=0, max_val=0.5)
+        _check_thumbnail_size(thumbnail_size)
         coordinates = np.asarray(self.coordinates, dtype=float)
         low, high, side = _window(coordinates, margin=0.6 * thumbnail_size + 0.02)
         if ax is None:
@@ -902,6 +903,7 @@ class EmbeddingDisplay:
         require_matplotlib(f"{cls.__name__}.from_estimator")
         if n_samples is not None:
             check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        _check_thumbnail_size(thumbnail_size)
         found = find_simclr(estimator)
         rng = random_source(random_state)
         drawn = draw_to_encode(found.transformer, found.reaching(X), n_samples, rng)
@@ -940,6 +942,22 @@ def _labels(y, n_samples: int) -> np.ndarray | None:
     return np.array([*map(str, classes), ""])[codes]  # -1 is the last
 
 
+def _labels_of_queries(y, n_samples: int, y_query, n_queries: int) -> tuple:
+    """Return the `_labels` of both, the same class by the same string whatever the dtypes."""
+    labels, of_queries = _labels(y, n_samples), _labels(y_query, n_queries)
+    if labels is None or of_queries is None:
+        return labels, of_queries
+    given = (each.cpu() if isinstance(each, Tensor) else each for each in (y, y_query))
+    together = np.concatenate([np.ravel(each) for each in given])
+    return tuple(np.split(_labels(together, len(together)), [n_samples]))
+
+
+def _check_thumbnail_size(size) -> None:
+    check_scalar(size, "thumbnail_size", Real, min_val=0, max_val=0.5)
+    if np.isnan(size):
+        raise ValueError(f"thumbnail_size == {size}, must be from 0 to 0.5.")
+
+
 def _read_queries(queries, n_rows: int, random_state) -> np.ndarray:
     """Return the rows requested by number, or as many as requested at random."""
     if isinstance(queries, Integral):
@@ -968,7 +986,9 @@ def _similarities(of_queries: np.ndarray, features: np.ndarray) -> np.ndarray:
 def _coordinates(reduction, drawn: Drawn, *, seed: int) -> np.ndarray:
     """Return the coordinates (k, 2) of the samples that are drawn."""
     rows = drawn.rows
-    if reduction is not None and not hasattr(reduction, "fit_transform"):
+    if reduction is not None and (
+        isinstance(reduction, type) or not hasattr(reduction, "fit_transform")
+    ):
         return _given_coordinates(reduction, drawn.n_rows)[rows]
     if reduction is None:
         if len(rows) < _FEWEST_FOR_TSNE:
@@ -990,6 +1010,7 @@ def _coordinates(reduction, drawn: Drawn, *, seed: int) -> np.ndarray:
 
 
 def _given_coordinates(reduction, n_samples: int) -> np.ndarray:
+    reduction = reduction.detach().cpu().numpy() if isinstance(reduction, Tensor) else reduction
     if isinstance(reduction, str) or np.shape(reduction) != (n_samples, 2):
         met = repr(reduction) if np.ndim(reduction) == 0 else f"shape {np.shape(reduction)}"
         raise ValueError(

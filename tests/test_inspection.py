@@ -364,6 +364,11 @@ def test_labels_of_queries_of_their_own(digits, digits_model):
     unknown = NeighborsDisplay.from_estimator(digits_model, X[:50], y=y[:50], X_query=X[50:])
     assert unknown.query_labels is None
     assert not any(ax.patches for ax in unknown.axes_.flat)
+    for of_queries in (y.astype(float), torch.from_numpy(y), y.tolist()):
+        mixed = NeighborsDisplay.from_estimator(
+            digits_model, X, y=y, X_query=X, y_query=of_queries, queries=[3], n_neighbors=1
+        )
+        assert mixed.axes_[0, 1].get_title()[0] == "✓"  # it is the query itself
     with pytest.raises(ValueError, match="y_query holds the classes of X_query, which is None"):
         NeighborsDisplay.from_estimator(digits_model, X, y_query=y)
 
@@ -552,8 +557,11 @@ def test_the_reduction_itself_is_not_fitted(digits, digits_model):
         ({"reduction": PCA(3)}, r"reduction=PCA\(n_components=3\) turned features of shape"),
         ({"n_samples": 3}, "t-SNE, which needs at least 4 samples, but X gives 3"),
         ({"n_samples": 0}, "n_samples == 0, must be >= 1"),
-        ({"thumbnail_size": 0.6, "reduction": PCA(2)}, "thumbnail_size == 0.6, must be <= 0.5"),
+        ({"thumbnail_size": 0.6, "n_samples": 3}, "thumbnail_size == 0.6, must be <= 0.5"),
+        ({"thumbnail_size": np.float32("nan")}, "thumbnail_size == nan, must be from 0 to 0.5"),
+        ({"reduction": PCA}, "reduction must be a transformer.*got <class"),
         ({"channels": 3}, "channels=3 must be"),
+        ({"channels": np.array(1)}, r"channels=array\(1\) must be"),
         ({"y": np.linspace(0, 1, 64)}, "continuous"),
     ],
 )
