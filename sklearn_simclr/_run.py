@@ -1,9 +1,14 @@
 """One training run: its live parts, what it gives the estimator, and its checkpoints."""
 
+import contextlib
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
+import numpy as np
 import torch
 
 from sklearn_simclr._checkpoints import CheckpointStore
@@ -174,6 +179,57 @@ def restored_network(
     if trained:
         load_weights(network, fitted["_weights"])
     return network
+
+
+class _Idle(NamedTuple):
+    """A network between two calls, and what it was made of."""
+
+    network: SimCLRNetwork
+    weights: list[ReferenceType]  # weak, so that they are not kept when there are new ones
+    mean: np.ndarray
+    scale: np.ndarray
+    settings: tuple
+
+    def is_made_of(self, fitted: dict, settings: tuple) -> bool:
+        """Whether it would be made of the same now."""
+        weights = [then() for then in self.weights], [*fitted["_weights"].values()]
+        return (
+            self.settings == settings
+            and len(weights[0]) == len(weights[1])
+            and all(map(operator.is_, *weights))
+            and np.array_equal(self.mean, fitted["mean_"])
+            and np.array_equal(self.scale, fitted["scale_"])
+        )
+
+
+# Of each estimator the network of its last call. It is no attribute: those are plain values.
+_idle: WeakKeyDictionary = WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def lent_network(
+    estimator, input_shape: tuple[int, ...], device: torch.device
+) -> Iterator[SimCLRNetwork]:
+    """Lend the network of a fitted estimator for samples (c, h, w) or (d,); not to be trained.
+
+    On a CPU the next call is lent the same one, unless the estimator has changed, since making it
+    takes longer than using it for a few samples. A call meanwhile gets one of its own, and so does
+    every call with a module of the user's, which may change when it is used.
+    """
+    fitted = vars(estimator)
+    settings = input_shape, device, fitted["_head"], fitted["_view_size"]
+    idle = _idle.pop(estimator, None)
+    if idle is None or not idle.is_made_of(fitted, settings):
+        idle = _Idle(
+            restored_network(fitted, input_shape, device),
+            [ref(value) for value in fitted["_weights"].values()],
+            fitted["mean_"].copy(),
+            fitted["scale_"].copy(),
+            settings,
+        )
+    yield idle.network
+    if device.type == "cpu" and is_our_own(fitted["_encoder"]):
+        _idle[estimator] = idle
 
 
 def network_input(input_shape: tuple[int, ...], view_size: int | None) -> tuple[int, ...]:

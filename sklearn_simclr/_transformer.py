@@ -37,7 +37,7 @@ from sklearn_simclr._persistence import load_moments, portable, to_plain
 from sklearn_simclr._progress import Progress, say
 from sklearn_simclr._random import seeded_global_generator
 from sklearn_simclr._reading import open_files, open_to_learn, read_samples, stays_tensor
-from sklearn_simclr._run import Run, network_input, restored_network, views_of
+from sklearn_simclr._run import Run, lent_network, network_input, restored_network, views_of
 from sklearn_simclr._training import (
     EpochRecord,
     Objective,
@@ -664,9 +664,11 @@ class SimCLRTransformer(
         is_tensor = stays_tensor(X)
         device = X.device if is_tensor else torch.device("cpu")
         with joined(f"{type(self).__name__}.transform") as world:
-            network, samples = self._restore(X, min_samples=1)
+            samples = self._read(X, min_samples=1)
             check_agreement(world, samples, lambda: {"output_layer": self.output_layer})
-            features = encode(network, samples, self._view_size, self.output_layer, device, world)
+            with lent_network(self, samples.input_shape, samples.device) as network:
+                size, layer = self._view_size, self.output_layer
+                features = encode(network, samples, size, layer, device, world)
         return features if is_tensor else features.numpy()
 
     @plain_torch()
@@ -677,10 +679,14 @@ class SimCLRTransformer(
 
     def _restore(self, X, *, min_samples: int) -> tuple[SimCLRNetwork, Samples]:
         """Rebuild the trained network on the current device, and read X for it."""
+        samples = self._read(X, min_samples=min_samples)
+        return restored_network(vars(self), samples.input_shape, samples.device), samples
+
+    def _read(self, X, *, min_samples: int) -> Samples:
+        """Read X for the trained network."""
         check_is_fitted(self)
         _check_output_layer(self.output_layer, self._head[1])
-        samples = read_samples(self, X, reset=False, min_samples=min_samples)
-        return restored_network(vars(self), samples.input_shape, samples.device), samples
+        return read_samples(self, X, reset=False, min_samples=min_samples)
 
     @plain_torch()
     def _exported(self, linear: nn.Linear | None = None) -> ExportedNetwork:

@@ -1,10 +1,13 @@
 """Training and features: what fit, partial_fit, transform and score promise."""
 
 import contextlib
+import gc
 import itertools
 import os
+import pickle
 import random
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +24,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 import sklearn_simclr._transformer as transformer_module
-from sklearn_simclr import SimCLRTransformer, _progress, _training
+from sklearn_simclr import SimCLRTransformer, _progress, _run, _training
 from sklearn_simclr.augmentation import (
     AffineAugmentation,
     Compose,
@@ -1185,3 +1188,90 @@ def test_integers_of_numpy_do_not_overflow(simclr, digits, kind):
     expected = simclr(batch_size=2, max_epochs=10, learning_rate=0.01).fit(images)
     model = simclr(batch_size=kind(2), max_epochs=kind(10), learning_rate=0.01).fit(images)
     assert model.loss_curve_ == expected.loss_curve_
+
+
+# The network between two calls
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    """The networks that `transform` has made."""
+    made, restored = [], _run.restored_network
+
+    def restore(*args):
+        made.append(weakref.ref(network := restored(*args)))
+        return network
+
+    monkeypatch.setattr(_run, "restored_network", restore)
+    return made
+
+
+def other_weights(model, images):
+    model.partial_fit(images)
+
+
+def another_encoder(model, images):
+    model.set_params(encoder=ConvNetEncoder(width=4, n_layers=3)).fit(images)
+
+
+def another_head(model, images):
+    model.set_params(projection_layers=1).fit(images)
+
+
+def another_mean(model, images):
+    model.mean_ += 0.1
+
+
+def nothing(model, images):
+    pass
+
+
+@pytest.mark.parametrize(
+    "change, n_made",
+    [(nothing, 1), (other_weights, 2), (another_encoder, 2), (another_head, 2), (another_mean, 2)],
+)
+def test_the_network_is_made_again_only_if_the_model_has_changed(
+    simclr, digits, networks, change, n_made
+):
+    images, _ = digits
+    model = simclr().fit(images)
+    attributes = set(vars(model))
+    model.transform(images)
+    change(model, images)
+    found = model.transform(images)
+    assert len(networks) == n_made
+    assert_array_equal(found, pickle.loads(pickle.dumps(model)).transform(images))
+    assert set(vars(model)) == attributes
+
+
+def test_the_network_goes_with_the_model(simclr, digits, networks):
+    images, _ = digits
+    model = simclr().fit(images)
+    model.transform(images)
+    assert networks[0]() is not None
+    del model
+    gc.collect()
+    assert networks[0]() is None
+
+
+def test_calls_at_the_same_time_do_not_disturb_each_other(simclr, digits):
+    images, _ = digits
+    model = simclr().fit(images)
+    expected = model.transform(images)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(model.transform, [images] * 40):
+            assert_array_equal(found, expected)
+
+
+def test_a_module_that_changes_when_it_is_used_is_made_anew(simclr, digits):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.n_calls = nn.Linear(64, 4), 0
+
+        def forward(self, x):
+            self.n_calls += 1
+            return self.linear(x.flatten(1)) * self.n_calls
+
+    model = simclr(encoder=Counting()).fit(digits[0])
+    assert_array_equal(model.transform(digits[0]), model.transform(digits[0]))
