@@ -340,9 +340,9 @@ def alignment_scorer(estimator, X, y=None):
 
     Parameters
     ----------
-    estimator : SimCLRTransformer or Pipeline
+    estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
         Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
-        steps before it; those after it are ignored.
+        steps before it; those after it are ignored. Of a classifier its `transformer_` is.
     X : array-like
         At least two samples, in any form that the estimator accepts.
     y : None
@@ -381,9 +381,9 @@ def uniformity_scorer(estimator, X, y=None):
 
     Parameters
     ----------
-    estimator : SimCLRTransformer or Pipeline
+    estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
         Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
-        steps before it; those after it are ignored.
+        steps before it; those after it are ignored. Of a classifier its `transformer_` is.
     X : array-like
         At least two samples, in any form that the estimator accepts.
     y : None
@@ -422,9 +422,9 @@ def rankme_scorer(estimator, X, y=None):
 
     Parameters
     ----------
-    estimator : SimCLRTransformer or Pipeline
+    estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
         Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
-        steps before it; those after it are ignored.
+        steps before it; those after it are ignored. Of a classifier its `transformer_` is.
     X : array-like
         Samples in any form that the estimator accepts; preferably more than there are features.
     y : None
@@ -467,9 +467,9 @@ def contrastive_accuracy_scorer(estimator, X, y=None):
 
     Parameters
     ----------
-    estimator : SimCLRTransformer or Pipeline
+    estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
         Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
-        steps before it; those after it are ignored.
+        steps before it; those after it are ignored. Of a classifier its `transformer_` is.
     X : array-like
         At least two samples, in any form that the estimator accepts.
     y : None
@@ -513,9 +513,9 @@ def knn_scorer(estimator, X, y=None, *, n_neighbors=10):
 
     Parameters
     ----------
-    estimator : SimCLRTransformer or Pipeline
+    estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
         Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
-        steps before it; those after it are ignored.
+        steps before it; those after it are ignored. Of a classifier its `transformer_` is.
     X : array-like
         Samples in any form that the estimator accepts.
     y : array-like of shape (n,)
@@ -616,8 +616,9 @@ def _measured(estimator, X, scorer):
     found = _last_transformer(estimator)
     if found is None:
         raise TypeError(
-            f"{scorer} needs a SimCLRTransformer, or a Pipeline with one among its steps, got "
-            f"{estimator!r}. For other features use the functions that take features."
+            f"{scorer} needs a SimCLRTransformer, a fitted SimCLRClassifier, or a Pipeline with "
+            f"one of these as a step, got {estimator!r}. For other features use the functions that "
+            "take features."
         )
     transformer, before = found
     for steps in before:
@@ -632,8 +633,9 @@ def is_simclr(estimator) -> bool:
 
 def _last_transformer(estimator):
     """Return the last SimCLRTransformer in an estimator and the steps before it; None if none."""
-    if is_simclr(estimator):
-        return estimator, ()
+    for found in (estimator, getattr(estimator, "transformer_", None)):  # of a SimCLRClassifier
+        if is_simclr(found):
+            return found, ()
     if isinstance(estimator, FrozenEstimator):
         return _last_transformer(estimator.estimator)
     if not isinstance(estimator, Pipeline):

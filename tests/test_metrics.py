@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from sklearn_simclr import metrics
+from sklearn_simclr import SimCLRClassifier, metrics
 from sklearn_simclr.metrics import (
     alignment,
     alignment_scorer,
@@ -573,6 +573,15 @@ def test_pipelines_are_measured_at_their_last_simclr_transformer(simclr, vectors
     assert scorer(pipeline, scaled, y) == expected
     inner = make_pipeline(StandardScaler(), FrozenEstimator(model)).fit(vectors)
     assert scorer(make_pipeline("passthrough", inner, PCA(2)).fit(vectors), vectors, y) == expected
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_classifiers_are_measured_at_the_features_that_they_classify(simclr, digits, scorer):
+    images, labels = digits
+    model = SimCLRClassifier(simclr(), method="fine_tuning", max_iter=2).fit(images, labels)
+    expected = scorer(model.transformer_, images, labels)
+    assert scorer(model, images, labels) == expected
+    assert scorer(make_pipeline("passthrough", FrozenEstimator(model)), images, labels) == expected
 
 
 def test_of_two_simclr_transformers_the_last_is_measured(simclr, vectors):
