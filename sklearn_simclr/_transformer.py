@@ -364,17 +364,16 @@ class SimCLRTransformer(
             callbacks = self._own_callbacks()
             stopped = world.broadcast_result(lambda: stopped_by == callbacks)
             context = self._init_callback_context(max_subtasks=self.max_epochs - run.n_done)
-            context.call_on_fit_task_begin(
-                estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
-            )
+            told = {"estimator": self, "X": X, "y": y}
+            context.call_on_fit_task_begin(**told, reconstruction_attributes=run.snapshot)
             epochs = self._epochs(run, int(self.max_epochs), self._schedule(run))
             try:
                 while run.n_done < self.max_epochs and not stopped:
                     task = context.subcontext(task_name="epoch")
-                    task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+                    task.call_on_fit_task_begin(**told)
                     next(epochs)
                     wanted = task.call_on_fit_task_end(
-                        estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
+                        **told, reconstruction_attributes=run.snapshot
                     )
                     stopped = any(world.all_gather_object(bool(wanted)))
                     if checkpoint is not None:
@@ -392,9 +391,7 @@ class SimCLRTransformer(
                 )
             finally:
                 self._store(run)
-        context.call_on_fit_task_end(
-            estimator=self, X=X, y=y, reconstruction_attributes=run.snapshot
-        )
+        context.call_on_fit_task_end(**told, reconstruction_attributes=run.snapshot)
         return self
 
     def fit_transform(self, X, y=None, **fit_params):

@@ -522,13 +522,13 @@ class NeighborsDisplay:
         ['query', '✓ 0.900', '✗ 0.700']
         """
         require_matplotlib(f"{type(self).__name__}.plot")
-        n_labels = (self.query_labels is not None) + (self.neighbor_labels is not None)
+        has_labels = self.query_labels is not None or self.neighbor_labels is not None
         self.axes_ = picture_grid(
             ax,
             len(self.queries),
             1 + self.neighbors.shape[1],
             shape=self.queries.shape[1:3],
-            n_lines=1 + (n_labels > 0),
+            n_lines=1 + has_labels,
             gap=0.11,  # room for the frames
         )
         self.images_ = np.empty(self.axes_.shape, dtype=object)
