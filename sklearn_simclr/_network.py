@@ -76,11 +76,13 @@ def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
 
 def names_of_finite(network: nn.Module) -> list[str]:
     """Names in the state dict of all that is finite: weights, running statistics, but not masks."""
-    return [
-        name
+    values = {
+        name: value
         for name, value in network.state_dict().items()
-        if (value.is_floating_point() or value.is_complex()) and bool(value.isfinite().all())
-    ]
+        if value.is_floating_point() or value.is_complex()
+    }
+    are_finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
+    return [name for name, is_finite in zip(values, are_finite, strict=True) if is_finite]
 
 
 def largest_weight(network: nn.Module, names: list[str]) -> Tensor:

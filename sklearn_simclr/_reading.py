@@ -231,8 +231,9 @@ def as_array(X):
 
 def _only_column(X) -> tuple:
     """Return the column of a frame that has just one, and how it is written; else X itself."""
-    columns = getattr(X, "columns", ())
-    return (X[columns[0]], f"X[{columns[0]!r}]") if len(columns) == 1 else (X, "X")
+    names = [*X.columns] if hasattr(X, "columns") and len(X.shape) == 2 else []
+    is_only = len(names) == 1 and isinstance(names[0], str)
+    return (X[names[0]], f"X[{names[0]!r}]") if is_only else (X, "X")
 
 
 def _not_an_array(X) -> str:

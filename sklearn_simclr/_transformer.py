@@ -976,8 +976,8 @@ def _check_restorable(network: SimCLRNetwork, fitted: dict, samples: Samples) ->
     if is_our_own(fitted["_encoder"]):
         return
     try:
-        weights = to_plain(network.state_dict())
-        restored_network(fitted | {"_weights": weights}, samples.input_shape, samples.device)
+        fitted = fitted | {"_weights": network.state_dict()}
+        restored_network(fitted, samples.input_shape, samples.device)
     except Exception as error:
         reason = str(error).strip().split("\n")[-1].strip()
         raise ValueError(

@@ -49,8 +49,8 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     Memory is linear in n. The (2n, 2n) similarities are computed in tiles, as in [2]_. Half of them
     are kept for the gradient if that takes no more than 64 MiB on a CPU, or 256 MiB on another
     device, and the temperature is above 0.025; otherwise none are kept, and they are computed
-    again. Only a gradient that is itself to
-    be differentiated, ``create_graph=True``, needs the whole matrix.
+    again. Only a gradient that is itself to be differentiated, ``create_graph=True``, needs the
+    whole matrix.
 
     References
     ----------
