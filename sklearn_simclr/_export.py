@@ -154,7 +154,7 @@ def write_onnx(network: ExportedNetwork, path: str | os.PathLike, input_dtype: s
     if input_dtype == "auto":
         input_dtype = "uint8" if network.pixel_range == (0.0, 255.0) else "float32"
     if input_dtype == "uint8" and network.image_shape is not None:
-        match_pixel_range(np.dtype(np.uint8), (0, 255), network.pixel_range)
+        _check_bytes(network.pixel_range)
     example = torch.zeros(_EXAMPLE_ROWS, *network.sample_shape, dtype=getattr(torch, input_dtype))
     any_number = ({0: torch.export.Dim(_BATCH)},)
     try:
@@ -182,3 +182,14 @@ def write_onnx(network: ExportedNetwork, path: str | os.PathLike, input_dtype: s
             f"to_onnx needs packages that are not installed: pip install onnx onnxscript. ({error})"
         ) from error
     written.save(path, external_data=False)  # one file
+
+
+def _check_bytes(pixel_range: tuple[float, float]) -> None:
+    """Raise an error if uint8 cannot hold such pixels."""
+    try:
+        match_pixel_range(np.dtype(np.uint8), (0, 255), pixel_range)
+    except ValueError as error:
+        raise ValueError(
+            "input_dtype='uint8' cannot hold pixels from {:g} to {:g}, on which the network was "
+            "fitted. Pass 'float32'.".format(*pixel_range)
+        ) from error

@@ -17,7 +17,7 @@ from sklearn_simclr._network import (
     SimCLRNetwork,
     dropping_idle_strides,
     largest_weight,
-    names_of_finite,
+    names_to_stay_finite,
 )
 from sklearn_simclr._placement import placed
 from sklearn_simclr._random import (
@@ -100,6 +100,7 @@ def drawn_batches(n_rows: int, batch_size: int, n_steps: int, generator: Generat
     >>> drawn_batches(3, 4, 3, torch.Generator().manual_seed(0)).flatten().bincount()
     tensor([4, 4, 4])
     """
+    batch_size = int(batch_size)  # NumPy's small integers overflow
     n_shuffles = -(-n_steps * batch_size // n_rows)
     order = torch.empty(n_shuffles * n_rows, dtype=torch.long)
     for shuffle in order.split(n_rows):
@@ -142,7 +143,7 @@ def fine_tune(
         view = views.single(samples.batch(task.rows[:1]), cpu_generator(seed))
         with dropping_idle_strides(model):
             model.eval()(view)
-    finite = names_of_finite(model)
+    finite = names_to_stay_finite(model)
     generator = cpu_generator(seed, STEPS_STREAM)
     batches = drawn_batches(len(task.rows), batch_size, n_steps, generator)
     micro_batches = MicroBatches(

@@ -74,15 +74,17 @@ def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
     return x.contiguous(memory_format=layout)
 
 
-def names_of_finite(network: nn.Module) -> list[str]:
-    """Names in the state dict of all that is finite: weights, running statistics, but not masks."""
+def names_to_stay_finite(network: nn.Module) -> list[str]:
+    """Names in the state dict of what has to stay finite: not of buffers that are masks."""
     values = {
         name: value
         for name, value in network.state_dict().items()
         if value.is_floating_point() or value.is_complex()
     }
     are_finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
-    return [name for name, is_finite in zip(values, are_finite, strict=True) if is_finite]
+    trained = {name for name, param in network.named_parameters() if param.requires_grad}
+    pairs = zip(values, are_finite, strict=True)
+    return [name for name, is_finite in pairs if is_finite or name in trained]
 
 
 def largest_weight(network: nn.Module, names: list[str]) -> Tensor:

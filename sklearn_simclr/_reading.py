@@ -21,8 +21,9 @@ _LARGEST_SHARE = 2  # of the white of fit, with room for interpolation that over
 _BYTES, _UNIT = (0.0, 255.0), (0.0, 1.0)  # the usual pixels that stand for 0 and 1
 _HALF = 128  # which the largest pixel in 0..255 exceeds, but for the darkest images
 _DIM = 16  # up to which bytes are probably something else, such as masks or few levels
-_FLAT = 0.1  # standard deviations of the pixels of fit that an image in other units may span
-_FAR = 0.5  # of the range of fit, beyond it
+# Pixels in smaller units lie within this share of the range of fit around 0, and span less than so
+# many standard deviations; those in larger ones leave the range by more than this share of it.
+_NEAR, _FLAT, _FAR = 0.02, 0.1, 0.5
 
 
 def open_to_learn(estimator, X, y, *, reset: bool) -> tuple:
@@ -77,8 +78,8 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
         if reset:
             _warn_if_dim(
                 rows,
-                "The image files in X hold values up to {} of 255",
-                "Scale their values if that is white, such as 4095 in files of 16 bits.",
+                "The brightest pixel of the image files in X is {} in 0..255",
+                "If they hold fewer bits than their format, such as 12 in 16, scale them first.",
             )
         else:  # files range from black to white, whatever these were in fit
             match_pixel_range(np.dtype(np.uint8), _BYTES, estimator.pixel_range_)
@@ -99,11 +100,12 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
                 "Pass X / {} if that is white.",
             )
     elif image_shape is not None:
-        if rows.dtype == np.uint8 and estimator.pixel_range_ == _UNIT:  # these may be masks
-            extremes = 0.0, largest_byte(rows, enough=1)
+        if rows.dtype == np.uint8 and estimator.pixel_range_ != _BYTES:
+            enough = 1 if estimator.pixel_range_ == _UNIT else 254  # these may be masks
+            extremes = 0.0, largest_byte(rows, enough)
         pixel_range = match_pixel_range(rows.dtype, extremes, estimator.pixel_range_)
         if rows.dtype != np.uint8 or pixel_range != _BYTES:
-            _warn_of_other_units(rows.dtype, extremes, estimator)
+            _warn_of_other_units(extremes, estimator)
     return Samples(rows, image_shape, estimator.channel_axis == 1, pixel_range, device)
 
 
@@ -124,7 +126,9 @@ def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
             _check_image_shape(estimator, X.image_shape)
         return X.rows, X.image_shape
     X = as_array(X)
-    image_shape = read_image_shape(tuple(X.shape), estimator.image_shape, estimator.channel_axis)
+    image_shape = read_image_shape(
+        tuple(X.shape), estimator.image_shape, estimator.channel_axis, warns=reset
+    )
     if not reset:
         _check_several(estimator, tuple(X.shape))
         if len(X.shape) > 2:
@@ -232,7 +236,7 @@ def as_array(X):
 def _only_column(X) -> tuple:
     """Return the column of a frame that has just one, and how it is written; else X itself."""
     names = [*X.columns] if hasattr(X, "columns") and len(X.shape) == 2 else []
-    is_only = len(names) == 1 and isinstance(names[0], str)
+    is_only = len(names) == 1 and isinstance(names[0], str | int)
     return (X[names[0]], f"X[{names[0]!r}]") if is_only else (X, "X")
 
 
@@ -263,9 +267,15 @@ def _first(X):
 
 
 def read_image_shape(
-    shape: tuple[int, ...], image_shape: tuple[int, ...] | None, channel_axis: int
+    shape: tuple[int, ...],
+    image_shape: tuple[int, ...] | None,
+    channel_axis: int,
+    *,
+    warns: bool = False,
 ) -> tuple[int, int, int] | None:
     """Return (h, w, c) of the images in an X of this shape, None if it holds vectors.
+
+    It can warn of channels that may be on another axis.
 
     Raises
     ------
@@ -284,7 +294,7 @@ def read_image_shape(
     if len(shape) == 3:
         found = (*shape[1:], 1)
     elif len(shape) == 4:
-        found = _read_channels(shape, channel_axis)
+        found = _read_channels(shape, channel_axis, warns=warns)
     else:
         raise ValueError(
             "X must be vectors (n, d) or images (n, h, w), (n, h, w, c) or, with channel_axis=1, "
@@ -309,18 +319,20 @@ def _check_given_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (*map(int, image_shape), 1)[:3]
 
 
-def _read_channels(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
+def _read_channels(
+    shape: tuple[int, ...], channel_axis: int, *, warns: bool
+) -> tuple[int, int, int]:
     """Return (h, w, c) of images of which an X of this shape (n, ., ., .) holds n."""
     _, *sides, last = shape if channel_axis == -1 else (shape[0], *shape[:0:-1])
     said, found, other = ("last", "first", 1) if channel_axis == -1 else ("first", "last", -1)
-    message = (
-        f"X of shape {shape} looks as if the channels came {found}, but "
-        f"channel_axis={channel_axis} says {said}. Pass channel_axis={other}"
-    )
     if last not in _CHANNEL_COUNTS:
+        message = (
+            f"X of shape {shape} looks as if the channels came {found}, but "
+            f"channel_axis={channel_axis} says {said}. Pass channel_axis={other}"
+        )
         if sides[0] in _CHANNEL_COUNTS:
             raise ValueError(f"{message}.")
-        if sides[0] < sides[1] == last:
+        if warns and sides[0] < sides[1] == last:
             warn_caller(f"{message} if they did.")
     return shape[1:] if channel_axis == -1 else (*shape[2:], shape[1])
 
@@ -413,14 +425,14 @@ def match_pixel_range(
     return fitted
 
 
-def _warn_of_other_units(dtype: np.dtype, extremes: tuple[float, float], estimator) -> None:
-    """Warn of pixels that are hardly in the units of fit; the extremes of uint8 are bounds."""
+def _warn_of_other_units(extremes: tuple[float, float], estimator) -> None:
+    """Warn of pixels that are hardly in the units of fit."""
     (low, high), (black, white) = extremes, estimator.pixel_range_
-    flat = 0 < high - low < _FLAT * estimator.scale_.max() * (white - black)
-    room = _FAR * (white - black)
-    far = dtype != np.uint8 and not black - room <= low <= high <= white + room
-    if flat or far:
+    whole, varying = white - black, estimator.scale_[estimator.scale_ < 1]  # 1: a constant channel
+    is_flat = 0 < high - low < _FLAT * max(varying, default=0) * whole
+    is_small = white > 1 and is_flat and max(-low, high) < _NEAR * whole
+    if is_small or low < black - _FAR * whole or high > white + _FAR * whole:
         warn_caller(
-            f"X holds pixels from {low:g} to {high:g}, but the transformer was fitted on pixels "
-            f"from {black:g} to {white:g}: if the units differ, scale X as in fit."
+            f"X holds pixels from {low:.4g} to {high:.4g}, but the transformer was fitted on "
+            f"pixels from {black:.4g} to {white:.4g}: if the units differ, scale X as in fit."
         )

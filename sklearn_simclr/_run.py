@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
@@ -189,6 +189,7 @@ class _Idle(NamedTuple):
     mean: np.ndarray
     scale: np.ndarray
     settings: tuple
+    owner: ReferenceType  # removes it when the estimator is gone
 
     def is_made_of(self, fitted: dict, settings: tuple) -> bool:
         """Whether it would be made of the same now."""
@@ -202,8 +203,9 @@ class _Idle(NamedTuple):
         )
 
 
-# Of each estimator the network of its last call. It is no attribute: those are plain values.
-_idle: WeakKeyDictionary = WeakKeyDictionary()
+# By the id of an estimator, the network of its last call. It is no attribute: those are plain
+# values. Nor is the estimator the key: a subclass may have given up its hash.
+_idle: dict[int, _Idle] = {}
 
 
 @contextlib.contextmanager
@@ -216,9 +218,9 @@ def lent_network(
     takes longer than using it for a few samples. A call meanwhile gets one of its own, and so does
     every call with a module of the user's, which may change when it is used.
     """
-    fitted = vars(estimator)
+    key, fitted = id(estimator), dict(vars(estimator))  # another thread may be in partial_fit
     settings = input_shape, device, fitted["_head"], fitted["_view_size"]
-    idle = _idle.pop(estimator, None)
+    idle = _idle.pop(key, None)
     if idle is None or not idle.is_made_of(fitted, settings):
         idle = _Idle(
             restored_network(fitted, input_shape, device),
@@ -226,10 +228,11 @@ def lent_network(
             fitted["mean_"].copy(),
             fitted["scale_"].copy(),
             settings,
+            ref(estimator, lambda _: _idle.pop(key, None)),
         )
     yield idle.network
     if device.type == "cpu" and is_our_own(fitted["_encoder"]):
-        _idle[estimator] = idle
+        _idle[key] = idle
 
 
 def network_input(input_shape: tuple[int, ...], view_size: int | None) -> tuple[int, ...]:

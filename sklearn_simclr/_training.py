@@ -22,7 +22,7 @@ from sklearn_simclr._network import (
     SimCLRNetwork,
     dropping_idle_strides,
     largest_weight,
-    names_of_finite,
+    names_to_stay_finite,
 )
 from sklearn_simclr._placement import placed
 from sklearn_simclr._random import (
@@ -217,7 +217,7 @@ def train(
     )
     if compiles is True:
         micro_batches.compile(warns=True)
-    finite = names_of_finite(network)
+    finite = names_to_stay_finite(network)
     take_step = step = _Step(network, optimizer, objective, micro_batches, precision, world)
     pairs_of, n_steps = views.pairs, (n_epochs - n_done) * n_batches
     is_recorded = compiles is not False and _is_recordable(samples, views, objective, world)

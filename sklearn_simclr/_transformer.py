@@ -33,7 +33,7 @@ from sklearn_simclr._export import ExportedNetwork, write_onnx
 from sklearn_simclr._inference import discrimination_accuracy, encode, encode_views
 from sklearn_simclr._labels import read_labels
 from sklearn_simclr._network import SimCLRNetwork
-from sklearn_simclr._persistence import load_moments, portable, to_plain
+from sklearn_simclr._persistence import load_moments, load_weights, portable, to_plain
 from sklearn_simclr._progress import Progress, say
 from sklearn_simclr._random import seeded_global_generator
 from sklearn_simclr._reading import open_files, open_to_learn, read_samples, stays_tensor
@@ -398,9 +398,9 @@ class SimCLRTransformer(
         """Fit to X, and return the features of the same samples.
 
         Image files that cannot be read raise an error before training, even with
-        ``on_bad_files="skip"``: every row of X needs features. Ctrl-C is always raised, so that a
-        pipeline does not go on with, or keep in its cache, a transformer that is not trained to
-        the end; finished epochs are kept.
+        ``on_bad_files="skip"``: every row of X needs features. Ctrl-C is always raised, so that no
+        pipeline goes on with, or keeps in its cache, a step that is half trained; finished epochs
+        are kept.
 
         Parameters
         ----------
@@ -734,7 +734,8 @@ class SimCLRTransformer(
                 )
         views = views_of(fitted, loss=self.loss)
         check_training(network, samples, views, objective)
-        _check_restorable(network, fitted, samples)
+        if not is_our_own(fitted["_encoder"]):
+            _check_made_again(network, fitted, samples)
         if not continuing:  # a pass over all of X, once everything else is found good
             mean, scale = world.broadcast_result(lambda: channel_statistics(samples))
             network.set_statistics(mean, scale)
@@ -971,19 +972,23 @@ class SimCLRTransformer(
             vars(self).update(run.snapshot())
 
 
-def _check_restorable(network: SimCLRNetwork, fitted: dict, samples: Samples) -> None:
-    """Raise an error if an encoder of the user's cannot be made again with the weights it has."""
-    if is_our_own(fitted["_encoder"]):
-        return
+def _check_made_again(network: SimCLRNetwork, fitted: dict, samples: Samples) -> None:
+    """Raise an error unless an encoder of the user's can be made again, and given its weights."""
+    name = _name(fitted["_encoder"])
+    again = restored_network(fitted, samples.input_shape, samples.device)
+    if not {*network.parameters()}.isdisjoint(again.parameters()):
+        raise ValueError(
+            f"encoder={name} makes networks that share their weights. Let it make new ones at "
+            "each call, such as by copy.deepcopy, or pass the module itself, which is copied."
+        )
     try:
-        fitted = fitted | {"_weights": network.state_dict()}
-        restored_network(fitted, samples.input_shape, samples.device)
+        load_weights(again, network.state_dict())
     except Exception as error:
         reason = str(error).strip().split("\n")[-1].strip()
         raise ValueError(
-            f"encoder={_name(fitted['_encoder'])} has another state dict after its first batch "
-            f"than when it is made, so that it could not be used after training: {reason} Give "
-            "every buffer its shape in __init__, or register it with persistent=False."
+            f"encoder={name} has another state dict after its first batch than when it is made, so "
+            f"that it could not be used after training: {reason} Give every buffer its shape in "
+            "__init__, or register it with persistent=False."
         ) from error
 
 

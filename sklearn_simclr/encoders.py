@@ -14,7 +14,6 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from sklearn_simclr._composition import is_our_own
 from sklearn_simclr._persistence import portable
 from sklearn_simclr._pretrained import WEIGHTS_CONSTRAINT, load_pretrained, read_weights
 
@@ -496,8 +495,7 @@ def build_encoder(encoder, input_shape: tuple[int, ...]) -> nn.Module:
     """Make the network of a resolved encoder on the CPU in float32.
 
     Random weights come from torch's global generator. A user's module keeps its weights, an
-    encoder object may have initial ones; a factory is called. The user's own modules are copied,
-    also those that a factory returns again and again.
+    encoder object may have initial ones; a factory is called.
 
     Raises
     ------
@@ -508,11 +506,10 @@ def build_encoder(encoder, input_shape: tuple[int, ...]) -> nn.Module:
     """
     if isinstance(encoder, nn.Module):
         network = copy.deepcopy(encoder)
-    elif is_our_own(encoder):
+    elif hasattr(encoder, "build"):
         network = encoder.build(input_shape)
     else:
-        made = encoder.build(input_shape) if hasattr(encoder, "build") else _call_factory(encoder)
-        network = _copy_of(made)
+        network = _call_factory(encoder)
     if not isinstance(network, nn.Module):
         raise TypeError(
             f"The 'encoder' factory must return an nn.Module, got {type(network).__name__}."
@@ -522,14 +519,6 @@ def build_encoder(encoder, input_shape: tuple[int, ...]) -> nn.Module:
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.contiguous())  # expanded ones cannot be loaded into
     return network
-
-
-def _copy_of(made):
-    """Copy what an encoder of the user's has made, unless it is of the kind that torch cannot."""
-    try:
-        return copy.deepcopy(made)
-    except RuntimeError:  # weights that others are computed from, as by nn.utils.weight_norm
-        return made
 
 
 def _call_factory(factory):

@@ -653,8 +653,8 @@ class NeighborsDisplay:
             )
         if y_query is not None and X_query is None:
             raise ValueError("y_query holds the classes of X_query, which is None. Pass only y.")
-        labels, query_labels = _labels_of_queries(y, len(of_x), y_query, len(asked))
-        query_labels = labels if X_query is None else query_labels
+        labels = _labels(y, len(of_x))
+        query_labels = labels if X_query is None else _labels(y_query, len(asked))
         rows = _read_queries(queries, len(asked), random_state)
 
         features = of_x.features()
@@ -939,17 +939,9 @@ def _labels(y, n_samples: int) -> np.ndarray | None:
     if y is None:
         return None
     classes, codes = read_targets(y, n_samples)
+    if classes.dtype.kind == "f":  # 3.0 is the class 3
+        classes = [int(number) if number.is_integer() else number for number in classes.tolist()]
     return np.array([*map(str, classes), ""])[codes]  # -1 is the last
-
-
-def _labels_of_queries(y, n_samples: int, y_query, n_queries: int) -> tuple:
-    """Return the `_labels` of both, the same class by the same string whatever the dtypes."""
-    labels, of_queries = _labels(y, n_samples), _labels(y_query, n_queries)
-    if labels is None or of_queries is None:
-        return labels, of_queries
-    given = (each.cpu() if isinstance(each, Tensor) else each for each in (y, y_query))
-    together = np.concatenate([np.ravel(each) for each in given])
-    return tuple(np.split(_labels(together, len(together)), [n_samples]))
 
 
 def _check_thumbnail_size(size) -> None:

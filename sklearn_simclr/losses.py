@@ -419,8 +419,8 @@ def resolve_loss(loss: str | Callable, temperature: float) -> Callable:
         raise ValueError('loss=supcon needs the labels; pass its name, loss="supcon".')
     if isinstance(loss, nn.Module) and any(param.requires_grad for param in loss.parameters()):
         raise ValueError(
-            f"loss={loss!r} has parameters that require a gradient, but training learns only those "
-            "of the network. Freeze them with loss.requires_grad_(False)."
+            f"loss={type(loss).__name__} has parameters that require a gradient, but training "
+            "learns only those of the network. Freeze them with loss.requires_grad_(False)."
         )
     function = LOSSES[loss] if isinstance(loss, str) else loss
     if _takes_temperature(function):
@@ -443,9 +443,11 @@ def _takes_temperature(function: Callable) -> bool:
     """Whether a loss is to be passed the temperature."""
     if isinstance(function, functools.partial) and "temperature" in function.keywords:
         return False
-    called = function.forward if isinstance(function, nn.Module) else function
+    inner = function.func if isinstance(function, functools.partial) else function
+    if type(inner).__call__ is nn.Module.__call__:
+        function = inner.forward
     try:
-        return "temperature" in inspect.signature(called).parameters
+        return "temperature" in inspect.signature(function).parameters
     except ValueError:  # some functions written in C have no signature
         return False
 

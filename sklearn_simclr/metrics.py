@@ -342,7 +342,8 @@ def alignment_scorer(estimator, X, y=None):
     ----------
     estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
         Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
-        steps before it; those after it are ignored. Of a classifier its `transformer_` is.
+        steps before it; those after it are ignored. For a classifier, its `transformer_` is
+        measured.
     X : array-like
         At least two samples, in any form that the estimator accepts.
     y : None
@@ -383,7 +384,8 @@ def uniformity_scorer(estimator, X, y=None):
     ----------
     estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
         Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
-        steps before it; those after it are ignored. Of a classifier its `transformer_` is.
+        steps before it; those after it are ignored. For a classifier, its `transformer_` is
+        measured.
     X : array-like
         At least two samples, in any form that the estimator accepts.
     y : None
@@ -424,7 +426,8 @@ def rankme_scorer(estimator, X, y=None):
     ----------
     estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
         Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
-        steps before it; those after it are ignored. Of a classifier its `transformer_` is.
+        steps before it; those after it are ignored. For a classifier, its `transformer_` is
+        measured.
     X : array-like
         Samples in any form that the estimator accepts; preferably more than there are features.
     y : None
@@ -469,7 +472,8 @@ def contrastive_accuracy_scorer(estimator, X, y=None):
     ----------
     estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
         Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
-        steps before it; those after it are ignored. Of a classifier its `transformer_` is.
+        steps before it; those after it are ignored. For a classifier, its `transformer_` is
+        measured.
     X : array-like
         At least two samples, in any form that the estimator accepts.
     y : None
@@ -515,7 +519,8 @@ def knn_scorer(estimator, X, y=None, *, n_neighbors=10):
     ----------
     estimator : SimCLRTransformer, SimCLRClassifier or Pipeline
         Fitted. In a pipeline the last SimCLRTransformer is measured, on X as transformed by the
-        steps before it; those after it are ignored. Of a classifier its `transformer_` is.
+        steps before it; those after it are ignored. For a classifier, its `transformer_` is
+        measured.
     X : array-like
         Samples in any form that the estimator accepts.
     y : array-like of shape (n,)

@@ -76,9 +76,13 @@ def test_a_series_of_arrays():
     refused(SimCLRTransformer(), X, r"Series of 4 arrays.* Pass np\.stack\(list\(X\)\)")
 
 
-def test_a_frame_with_a_column_of_arrays():
-    X = pd.DataFrame({"image": list(np.zeros((4, 8, 8)))})
-    refused(SimCLRTransformer(), X, r"Frame of 4 arrays.* Pass np\.stack\(list\(X\['image'\]\)\)")
+@pytest.mark.parametrize("name", ["image", 0])
+def test_a_frame_with_a_column_of_arrays(name):
+    X = pd.DataFrame({name: list(np.zeros((4, 8, 8)))})
+    message = re.escape(
+        f"Frame of 4 arrays, not an array of numbers. Pass np.stack(list(X[{name!r}]))"
+    )
+    refused(SimCLRTransformer(), X, message)
 
 
 def test_a_series_of_polars_that_holds_arrays():
@@ -163,10 +167,11 @@ def test_channels_of_unusual_numbers_that_look_misplaced_are_warned_of(
     X = np.random.default_rng(0).random(shape)
     message = rf"channels came {found}, .* Pass channel_axis={other} if they did"
     with pytest.warns(UserWarning, match=message):
-        simclr(max_epochs=1, channel_axis=said).fit(X)
+        model = simclr(max_epochs=1, channel_axis=said).fit(X)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         simclr(max_epochs=1, channel_axis=other).fit(X)
+        model.transform(X)
 
 
 @pytest.mark.usefixtures("no_training")

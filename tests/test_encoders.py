@@ -1,10 +1,12 @@
 """Encoders against torchvision's networks, and their shapes for all kinds of input."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 import torchvision
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from torch import nn
 from torchvision.models import regnet
 from torchvision.ops import StochasticDepth
@@ -513,21 +515,46 @@ def test_the_trial_leaves_batch_norm_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_module_that_a_factory_returns_again_and_again_is_never_trained(simclr, digits):
+class Holder(BaseEstimator):
+    """Encoder object that makes the same network each time."""
+
+    def __init__(self, network):
+        self.network = network
+
+    def build(self, input_shape):
+        return self.network
+
+
+def test_networks_that_share_weights_are_refused_before_training(simclr, digits):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     before = network[1].weight.clone()
-    first, second = (simclr(encoder=lambda: network).fit(digits[0]) for _ in range(2))
-    assert first.loss_curve_ == second.loss_curve_
+    makers = lambda: network, lambda: nn.Sequential(network, nn.ReLU()), Holder(network)
+    for encoder in makers:
+        with pytest.raises(ValueError, match="makes networks that share their weights"):
+            simclr(encoder=encoder).fit(digits[0])
     assert torch.equal(network[1].weight, before)
-    assert first.to_torch().encoder is not network
+    assert simclr(encoder=lambda: copy.deepcopy(network)).fit(digits[0]).n_iter_ == 2
 
 
-@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
-def test_a_module_that_torch_cannot_copy_is_taken_from_a_factory(simclr, digits):
-    def make():
-        return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 4)))
+def with_a_closure():
+    """Make a network whose copies would still use its own weights."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    network.forward = lambda x: network[1](network[0](x)).relu()
+    return network
 
-    assert simclr(encoder=make).fit_transform(digits[0]).shape == (64, 4)
+
+def with_weights_that_torch_cannot_copy():
+    return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 4)))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("make", [with_a_closure, with_weights_that_torch_cannot_copy])
+def test_a_network_that_cannot_be_copied_is_trained_from_a_factory(simclr, digits, make):
+    model = simclr(encoder=make, max_epochs=1, learning_rate=0.1).fit(digits[0])
+    weights, before = model._weights, model.set_params(learning_rate=1e-9).fit(digits[0])._weights
+    names = [name for name in weights if name.startswith("encoder")]
+    assert names and all(abs(weights[name] - before[name]).max() > 0.01 for name in names)
+    assert np.array_equal(model.transform(digits[0]), model.transform(digits[0]))
 
 
 class Masked(nn.Module):
@@ -550,6 +577,10 @@ def test_a_mask_of_infinities_is_no_overflow(simclr, digits):
     assert np.isfinite(simclr(encoder=Masked(overflows=False)).fit_transform(digits[0])).all()
     with pytest.raises(FloatingPointError, match="weights up to inf"):
         simclr(encoder=Masked(overflows=True)).fit(digits[0])
+    unused = Masked(overflows=False)
+    unused.weight = nn.Parameter(torch.tensor([torch.nan]))
+    with pytest.raises(FloatingPointError, match="weights up to nan"):
+        simclr(encoder=unused).fit(digits[0])
 
 
 class Late(nn.Module):

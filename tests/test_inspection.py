@@ -364,7 +364,7 @@ def test_labels_of_queries_of_their_own(digits, digits_model):
     unknown = NeighborsDisplay.from_estimator(digits_model, X[:50], y=y[:50], X_query=X[50:])
     assert unknown.query_labels is None
     assert not any(ax.patches for ax in unknown.axes_.flat)
-    for of_queries in (y.astype(float), torch.from_numpy(y), y.tolist()):
+    for of_queries in (y.astype(float), y.astype(np.uint64), y.tolist(), y.astype(str)):
         mixed = NeighborsDisplay.from_estimator(
             digits_model, X, y=y, X_query=X, y_query=of_queries, queries=[3], n_neighbors=1
         )

@@ -533,11 +533,18 @@ class Tempered(nn.Module):
         return (z1 * z2).mean() / temperature
 
 
+class Overridden(nn.Module):
+    def __call__(self, z1, z2, temperature=0.5):
+        return (z1 * z2).mean() / temperature
+
+
 @pytest.mark.parametrize(
     "loss, expected",
     [
         (lambda z1, z2, temperature: (z1 * z2).mean() / temperature, 25.0),
         (Tempered(), 25.0),
+        (functools.partial(Tempered()), 25.0),
+        (Overridden(), 25.0),
         (lambda z1, z2, *, temperature=1.0: (z1 * z2).mean() / temperature, 25.0),
         (lambda z1, z2, scale=1.0: (z1 * z2).mean() / scale, 5.0),
         (lambda z1, z2, **options: (z1 * z2).mean() + len(options), 5.0),

@@ -218,6 +218,7 @@ NORMALISED = (PHOTOS / 127.5 - 1).astype(np.float32)
         pytest.param(PHOTOS / 255, NORMALISED, id="in [-1, 1] after [0, 1]"),
         pytest.param(NORMALISED, PHOTOS, id="0 to 255 after [-1, 1]"),
         pytest.param(PHOTOS / 255 * 16, PHOTOS / 255 * 1600, id="100 times as large"),
+        pytest.param(PHOTOS / 255 * 16, PHOTOS.astype(np.uint8), id="bytes after 0 to 16"),
     ],
 )
 def test_pixels_that_are_hardly_in_the_units_of_fit_are_warned_of(simclr, X, then):
@@ -226,11 +227,25 @@ def test_pixels_that_are_hardly_in_the_units_of_fit_are_warned_of(simclr, X, the
         model.transform(then)
 
 
-@pytest.mark.parametrize("X", [PHOTOS, PHOTOS.astype(np.uint8), PHOTOS / 255, NORMALISED])
+WITH_A_CONSTANT_CHANNEL = np.where(np.arange(3) == 2, 0.0, PHOTOS)
+WITH_A_HOT_PIXEL = PHOTOS * 1.0
+WITH_A_HOT_PIXEL[0, 0, 0] = 2e4
+
+
+def test_pixels_far_from_the_extremes_of_fit_are_not_warned_of(simclr):
+    model = simclr(max_epochs=1).fit(WITH_A_HOT_PIXEL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.transform(PHOTOS)
+
+
+@pytest.mark.parametrize(
+    "X", [PHOTOS, PHOTOS.astype(np.uint8), PHOTOS / 255, NORMALISED, WITH_A_CONSTANT_CHANNEL]
+)
 def test_dark_bright_and_plain_images_in_the_units_of_fit_are_not_warned_of(simclr, X):
     model = simclr(max_epochs=1).fit(X)
     low, high = float(X.min()), float(X.max())
-    shares = [[0, 0], [0.5, 0.5], [0.45, 0.55], [1, 1], [-0.1, 0.5], [0.5, 1.2]]
+    shares = [[0, 0], [0.5, 0.5], [0.5, 0.505], [0.9, 0.91], [1, 1], [-0.1, 0.5], [0.5, 1.2]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for darkest, brightest in shares if X.dtype.kind == "f" else shares[:-2]:

@@ -1,6 +1,7 @@
 """Training and features: what fit, partial_fit, transform and score promise."""
 
 import contextlib
+import copy
 import gc
 import itertools
 import os
@@ -1242,6 +1243,36 @@ def test_the_network_is_made_again_only_if_the_model_has_changed(
     assert len(networks) == n_made
     assert_array_equal(found, pickle.loads(pickle.dumps(model)).transform(images))
     assert set(vars(model)) == attributes
+
+
+def test_models_that_are_equal_and_have_no_hash(simclr, digits):
+    class Comparable(SimCLRTransformer):
+        def __eq__(self, other):
+            return isinstance(other, Comparable)
+
+    images, _ = digits
+    for seed in (0, 1):
+        model = Comparable(max_epochs=1, batch_size=32, random_state=seed).fit(images)
+        before = copy.deepcopy(model)
+        assert_array_equal(model.transform(images), before.transform(images))
+        model.partial_fit(images)
+        assert (model.transform(images) != before.transform(images)).any()
+
+
+def test_training_during_a_call_leaves_no_old_network(simclr, digits, monkeypatch):
+    images, _ = digits
+    model, load = simclr().fit(images), _run.load_weights
+    trained = clone(model).set_params(random_state=1).fit(images)
+
+    def load_slowly(network, weights):
+        load(network, weights)
+        model._weights = trained._weights  # as a partial_fit in another thread would
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_run, "load_weights", load_slowly)
+        model.transform(images)
+    expected = pickle.loads(pickle.dumps(model)).transform(images)
+    assert_array_equal(model.transform(images), expected)
 
 
 def test_the_network_goes_with_the_model(simclr, digits, networks):
