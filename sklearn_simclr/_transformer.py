@@ -734,9 +734,10 @@ class SimCLRTransformer(
                 )
         views = views_of(fitted, loss=self.loss)
         check_training(network, samples, views, objective)
-        if not is_our_own(fitted["_encoder"]):
-            _check_made_again(network, fitted, samples)
-        if not continuing:  # a pass over all of X, once everything else is found good
+        if not continuing:
+            if not is_our_own(fitted["_encoder"]):
+                _check_made_again(network, fitted, samples)
+            # A pass over all of X, once everything else is found good.
             mean, scale = world.broadcast_result(lambda: channel_statistics(samples))
             network.set_statistics(mean, scale)
             fitted |= {"mean_": mean, "scale_": scale}
