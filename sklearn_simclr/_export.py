@@ -185,7 +185,7 @@ def write_onnx(network: ExportedNetwork, path: str | os.PathLike, input_dtype: s
 
 
 def _check_bytes(pixel_range: tuple[float, float]) -> None:
-    """Raise an error if uint8 cannot hold such pixels."""
+    """Raise an error if uint8 cannot be in the units of such pixels."""
     try:
         match_pixel_range(np.dtype(np.uint8), (0, 255), pixel_range)
     except ValueError as error:

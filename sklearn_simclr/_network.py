@@ -75,7 +75,10 @@ def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
 
 
 def names_to_stay_finite(network: nn.Module) -> list[str]:
-    """Names in the state dict of what has to stay finite: not of buffers that are masks."""
+    """Names in the state dict of what must stay finite: weights that are trained, and all that is.
+
+    Masks of infinities are not among them.
+    """
     values = {
         name: value
         for name, value in network.state_dict().items()

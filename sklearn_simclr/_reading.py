@@ -21,9 +21,10 @@ _LARGEST_SHARE = 2  # of the white of fit, with room for interpolation that over
 _BYTES, _UNIT = (0.0, 255.0), (0.0, 1.0)  # the usual pixels that stand for 0 and 1
 _HALF = 128  # which the largest pixel in 0..255 exceeds, but for the darkest images
 _DIM = 16  # up to which bytes are probably something else, such as masks or few levels
-# Pixels in smaller units lie within this share of the range of fit around 0, and span less than so
-# many standard deviations; those in larger ones leave the range by more than this share of it.
-_NEAR, _FLAT, _FAR = 0.02, 0.1, 0.5
+# Pixels in smaller units span less than _FLAT standard deviations of those of fit, within _NEAR of
+# their range around 0: within _NEARER if some are negative, since plain grey images lie there too.
+# Pixels in larger units leave the range by more than _FAR of it.
+_FLAT, _NEAR, _NEARER, _FAR = 0.1, 0.02, 0.001, 0.5
 
 
 def open_to_learn(estimator, X, y, *, reset: bool) -> tuple:
@@ -101,8 +102,10 @@ def read_samples(estimator, X, *, reset: bool, min_samples: int) -> Samples:
             )
     elif image_shape is not None:
         if rows.dtype == np.uint8 and estimator.pixel_range_ != _BYTES:
-            enough = 1 if estimator.pixel_range_ == _UNIT else 254  # these may be masks
-            extremes = 0.0, largest_byte(rows, enough)
+            if estimator.pixel_range_ == _UNIT:  # these may be masks
+                extremes = 0.0, largest_byte(rows, enough=1)
+            else:
+                extremes = read_extremes(rows, estimator, exact=True)
         pixel_range = match_pixel_range(rows.dtype, extremes, estimator.pixel_range_)
         if rows.dtype != np.uint8 or pixel_range != _BYTES:
             _warn_of_other_units(extremes, estimator)
@@ -344,15 +347,17 @@ def is_streamable(X) -> bool:
     return type(X) in (np.ndarray, np.memmap) and X.ndim >= 2 and X.dtype.kind in "biuf"
 
 
-def read_extremes(rows: np.ndarray | TensorRows, estimator) -> tuple[float, float]:
-    """Return the smallest and the largest value, as float32; for uint8, those of the dtype.
+def read_extremes(
+    rows: np.ndarray | TensorRows, estimator, *, exact: bool = False
+) -> tuple[float, float]:
+    """Return the smallest and the largest value, as float32; of uint8 those of the dtype at once.
 
     Raises
     ------
     ValueError
         If a value is not finite as float32, with scikit-learn's message for this estimator.
     """
-    if rows.dtype == np.uint8:
+    if rows.dtype == np.uint8 and not exact:
         return _BYTES
     extremes, dtype = [], np.float32
     if isinstance(rows, TensorRows):
@@ -430,8 +435,9 @@ def _warn_of_other_units(extremes: tuple[float, float], estimator) -> None:
     (low, high), (black, white) = extremes, estimator.pixel_range_
     whole, varying = white - black, estimator.scale_[estimator.scale_ < 1]  # 1: a constant channel
     is_flat = 0 < high - low < _FLAT * max(varying, default=0) * whole
-    is_small = white > 1 and is_flat and max(-low, high) < _NEAR * whole
-    if is_small or low < black - _FAR * whole or high > white + _FAR * whole:
+    is_near = max(-low, high) < (_NEAR if black >= 0 else _NEARER) * whole
+    is_far = low < black - _FAR * whole or high > white + _FAR * whole
+    if (is_flat and is_near) or is_far:
         warn_caller(
             f"X holds pixels from {low:.4g} to {high:.4g}, but the transformer was fitted on "
             f"pixels from {black:.4g} to {white:.4g}: if the units differ, scale X as in fit."

@@ -975,9 +975,10 @@ class SimCLRTransformer(
 
 def _check_made_again(network: SimCLRNetwork, fitted: dict, samples: Samples) -> None:
     """Raise an error unless an encoder of the user's can be made again, and given its weights."""
-    name = _name(fitted["_encoder"])
+    encoder = fitted["_encoder"]
+    name = getattr(encoder, "__name__", type(encoder).__name__)
     again = restored_network(fitted, samples.input_shape, samples.device)
-    if not {*network.parameters()}.isdisjoint(again.parameters()):
+    if not _places_of_weights(network).isdisjoint(_places_of_weights(again)):
         raise ValueError(
             f"encoder={name} makes networks that share their weights. Let it make new ones at "
             "each call, such as by copy.deepcopy, or pass the module itself, which is copied."
@@ -988,9 +989,15 @@ def _check_made_again(network: SimCLRNetwork, fitted: dict, samples: Samples) ->
         reason = str(error).strip().split("\n")[-1].strip()
         raise ValueError(
             f"encoder={name} has another state dict after its first batch than when it is made, so "
-            f"that it could not be used after training: {reason} Give every buffer its shape in "
-            "__init__, or register it with persistent=False."
+            f"that it could not be used after training: {reason} Make the same layers at each "
+            "call, and give every buffer its shape in __init__ or persistent=False."
         ) from error
+
+
+def _places_of_weights(network: nn.Module) -> set[int]:
+    """Where in memory the weights are that training changes."""
+    trained = (param for param in network.parameters() if param.requires_grad)
+    return {param.untyped_storage().data_ptr() for param in trained if not is_lazy(param)} - {0}
 
 
 def _kept(records: Iterator[EpochRecord], loss_curve: list[float]) -> Iterator[EpochRecord]:

@@ -939,8 +939,8 @@ def _labels(y, n_samples: int) -> np.ndarray | None:
     if y is None:
         return None
     classes, codes = read_targets(y, n_samples)
-    if classes.dtype.kind == "f":  # 3.0 is the class 3
-        classes = [int(number) if number.is_integer() else number for number in classes.tolist()]
+    if classes.dtype.kind == "f":  # 3.0 is the class 3; others than whole numbers are refused
+        classes = map(int, classes.tolist())
     return np.array([*map(str, classes), ""])[codes]  # -1 is the last
 
 

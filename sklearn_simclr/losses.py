@@ -441,13 +441,15 @@ def resolve_loss(loss: str | Callable, temperature: float) -> Callable:
 
 def _takes_temperature(function: Callable) -> bool:
     """Whether a loss is to be passed the temperature."""
-    if isinstance(function, functools.partial) and "temperature" in function.keywords:
+    is_partial = isinstance(function, functools.partial)
+    if is_partial and "temperature" in function.keywords:
         return False
-    inner = function.func if isinstance(function, functools.partial) else function
-    if type(inner).__call__ is nn.Module.__call__:
-        function = inner.forward
+    ways, inner = [function], function.func if is_partial else function
+    if isinstance(inner, nn.Module):  # calling one is often said to take anything
+        bound = (function.args, function.keywords) if is_partial else ((), {})
+        ways.append(functools.partial(inner.forward, *bound[0], **bound[1]))
     try:
-        return "temperature" in inspect.signature(function).parameters
+        return any("temperature" in inspect.signature(way).parameters for way in ways)
     except ValueError:  # some functions written in C have no signature
         return False
 

@@ -528,12 +528,24 @@ class Holder(BaseEstimator):
 def test_networks_that_share_weights_are_refused_before_training(simclr, digits):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     before = network[1].weight.clone()
+    weight = torch.randn(4, 64)
+
+    def of_common_weights():
+        linear = nn.Linear(64, 4)
+        linear.weight = nn.Parameter(weight)
+        return nn.Sequential(nn.Flatten(), linear)
+
     makers = lambda: network, lambda: nn.Sequential(network, nn.ReLU()), Holder(network)
+    makers = *makers, of_common_weights
     for encoder in makers:
         with pytest.raises(ValueError, match="makes networks that share their weights"):
             simclr(encoder=encoder).fit(digits[0])
     assert torch.equal(network[1].weight, before)
     assert simclr(encoder=lambda: copy.deepcopy(network)).fit(digits[0]).n_iter_ == 2
+    frozen = copy.deepcopy(network).requires_grad_(False)
+    assert (
+        simclr(encoder=lambda: nn.Sequential(frozen, nn.Linear(4, 4))).fit(digits[0]).n_iter_ == 2
+    )
 
 
 def with_a_closure():

@@ -533,6 +533,11 @@ class Tempered(nn.Module):
         return (z1 * z2).mean() / temperature
 
 
+class TemperatureFirst(nn.Module):
+    def forward(self, temperature, z1, z2):
+        return (z1 * z2).mean() / temperature
+
+
 class Overridden(nn.Module):
     def __call__(self, z1, z2, temperature=0.5):
         return (z1 * z2).mean() / temperature
@@ -544,6 +549,8 @@ class Overridden(nn.Module):
         (lambda z1, z2, temperature: (z1 * z2).mean() / temperature, 25.0),
         (Tempered(), 25.0),
         (functools.partial(Tempered()), 25.0),
+        (torch.fx.symbolic_trace(Tempered()), 25.0),
+        (functools.partial(TemperatureFirst(), 0.2), 25.0),
         (Overridden(), 25.0),
         (lambda z1, z2, *, temperature=1.0: (z1 * z2).mean() / temperature, 25.0),
         (lambda z1, z2, scale=1.0: (z1 * z2).mean() / scale, 5.0),

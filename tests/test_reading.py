@@ -219,6 +219,7 @@ NORMALISED = (PHOTOS / 127.5 - 1).astype(np.float32)
         pytest.param(NORMALISED, PHOTOS, id="0 to 255 after [-1, 1]"),
         pytest.param(PHOTOS / 255 * 16, PHOTOS / 255 * 1600, id="100 times as large"),
         pytest.param(PHOTOS / 255 * 16, PHOTOS.astype(np.uint8), id="bytes after 0 to 16"),
+        pytest.param(PHOTOS / 255, PHOTOS / 255**2, id="divided twice"),
     ],
 )
 def test_pixels_that_are_hardly_in_the_units_of_fit_are_warned_of(simclr, X, then):
@@ -237,6 +238,13 @@ def test_pixels_far_from_the_extremes_of_fit_are_not_warned_of(simclr):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.transform(PHOTOS)
+
+
+def test_bytes_in_the_units_of_bright_images_are_not_warned_of(simclr):
+    bright = PHOTOS // 2 + 100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        simclr(max_epochs=1, batch_size=4).fit(bright).transform(bright.astype(np.uint8))
 
 
 @pytest.mark.parametrize(
