@@ -129,9 +129,9 @@ def _check_rows(estimator, X, *, reset: bool, min_samples: int) -> tuple:
             _check_image_shape(estimator, X.image_shape)
         return X.rows, X.image_shape
     X = as_array(X)
-    image_shape = read_image_shape(
-        tuple(X.shape), estimator.image_shape, estimator.channel_axis, warns=reset
-    )
+    image_shape = read_image_shape(tuple(X.shape), estimator.image_shape, estimator.channel_axis)
+    if reset and len(X.shape) == 4:
+        _warn_of_channels(tuple(X.shape), estimator.channel_axis)
     if not reset:
         _check_several(estimator, tuple(X.shape))
         if len(X.shape) > 2:
@@ -270,15 +270,9 @@ def _first(X):
 
 
 def read_image_shape(
-    shape: tuple[int, ...],
-    image_shape: tuple[int, ...] | None,
-    channel_axis: int,
-    *,
-    warns: bool = False,
+    shape: tuple[int, ...], image_shape: tuple[int, ...] | None, channel_axis: int
 ) -> tuple[int, int, int] | None:
     """Return (h, w, c) of the images in an X of this shape, None if it holds vectors.
-
-    It can warn of channels that may be on another axis.
 
     Raises
     ------
@@ -297,7 +291,7 @@ def read_image_shape(
     if len(shape) == 3:
         found = (*shape[1:], 1)
     elif len(shape) == 4:
-        found = _read_channels(shape, channel_axis, warns=warns)
+        found = _read_channels(shape, channel_axis)
     else:
         raise ValueError(
             "X must be vectors (n, d) or images (n, h, w), (n, h, w, c) or, with channel_axis=1, "
@@ -322,22 +316,32 @@ def _check_given_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (*map(int, image_shape), 1)[:3]
 
 
-def _read_channels(
-    shape: tuple[int, ...], channel_axis: int, *, warns: bool
-) -> tuple[int, int, int]:
-    """Return (h, w, c) of images of which an X of this shape (n, ., ., .) holds n."""
-    _, *sides, last = shape if channel_axis == -1 else (shape[0], *shape[:0:-1])
-    said, found, other = ("last", "first", 1) if channel_axis == -1 else ("first", "last", -1)
-    if last not in _CHANNEL_COUNTS:
-        message = (
-            f"X of shape {shape} looks as if the channels came {found}, but "
-            f"channel_axis={channel_axis} says {said}. Pass channel_axis={other}"
-        )
-        if sides[0] in _CHANNEL_COUNTS:
-            raise ValueError(f"{message}.")
-        if warns and sides[0] < sides[1] == last:
-            warn_caller(f"{message} if they did.")
+def _read_channels(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
+    """Return (h, w, c) of the images in an X of this shape (n, ., ., .)."""
+    other_end, _, channels = _from_the_other_end(shape, channel_axis)
+    if channels not in _CHANNEL_COUNTS and other_end in _CHANNEL_COUNTS:
+        raise ValueError(f"{_doubt(shape, channel_axis)}.")
     return shape[1:] if channel_axis == -1 else (*shape[2:], shape[1])
+
+
+def _warn_of_channels(shape: tuple[int, ...], channel_axis: int) -> None:
+    """Warn of channels of an unusual number that seem to be on the other axis."""
+    other_end, middle, channels = _from_the_other_end(shape, channel_axis)
+    if channels not in _CHANNEL_COUNTS and other_end < middle == channels:
+        warn_caller(f"{_doubt(shape, channel_axis)} if they did.")
+
+
+def _from_the_other_end(shape: tuple[int, ...], channel_axis: int) -> tuple[int, int, int]:
+    """Lengths of the axes of an image, those of the channels as `channel_axis` says last."""
+    return shape[1:] if channel_axis == -1 else shape[:0:-1]
+
+
+def _doubt(shape: tuple[int, ...], channel_axis: int) -> str:
+    said, found, other = ("last", "first", 1) if channel_axis == -1 else ("first", "last", -1)
+    return (
+        f"X of shape {shape} looks as if the channels came {found}, but "
+        f"channel_axis={channel_axis} says {said}. Pass channel_axis={other}"
+    )
 
 
 def is_streamable(X) -> bool:
