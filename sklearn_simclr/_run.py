@@ -1,4 +1,4 @@
-"""One training run: its live parts, what it gives the estimator, and its checkpoints."""
+"""One training run: its parts, its checkpoints, and the network made again from what it leaves."""
 
 import contextlib
 import math
@@ -219,7 +219,10 @@ def lent_network(
     every call with a module of the user's, which may change when it is used.
     """
     key, fitted = id(estimator), dict(vars(estimator))  # another thread may be in partial_fit
-    settings = input_shape, device, fitted["_head"], fitted["_view_size"]
+    if device.type != "cpu" or not is_our_own(fitted["_encoder"]):
+        yield restored_network(fitted, input_shape, device)
+        return
+    settings = input_shape, fitted["_head"], fitted["_view_size"]
     idle = _idle.pop(key, None)
     if idle is None or not idle.is_made_of(fitted, settings):
         idle = _Idle(
@@ -231,8 +234,7 @@ def lent_network(
             ref(estimator, lambda _: _idle.pop(key, None)),
         )
     yield idle.network
-    if device.type == "cpu" and is_our_own(fitted["_encoder"]):
-        _idle[key] = idle
+    _idle[key] = idle
 
 
 def network_input(input_shape: tuple[int, ...], view_size: int | None) -> tuple[int, ...]:
