@@ -155,11 +155,24 @@ def _resnet(
 def _block(block, in_planes: int, planes: int, stride: int) -> nn.Module:
     shortcut = None
     if stride != 1 or in_planes != planes * block.expansion:
-        shortcut = nn.Sequential(
-            nn.Conv2d(in_planes, planes * block.expansion, 1, stride, bias=False),
-            nn.BatchNorm2d(planes * block.expansion),
-        )
+        shortcut = _shortcut(in_planes, planes * block.expansion, stride)
     return block(in_planes, planes, stride, shortcut)
+
+
+def _shortcut(in_planes: int, planes: int, stride: int) -> nn.Sequential:
+    """Return a convolution of single pixels with its normalisation, under torchvision's names.
+
+    With fewer than 8 channels a pooling of single pixels takes the stride, which is the same: on
+    CPUs without AVX-512, oneDNN's gradient of strided weights writes beyond its memory there
+    (https://github.com/uxlfoundation/oneDNN/issues/6035). It is wrong, or the process crashes.
+    """
+    shortcut = nn.Sequential()
+    if in_planes < 8 and stride > 1:
+        shortcut.add_module("pool", nn.AvgPool2d(1, stride))
+        stride = 1
+    shortcut.add_module("0", nn.Conv2d(in_planes, planes, 1, stride, bias=False))
+    shortcut.add_module("1", nn.BatchNorm2d(planes))
+    return shortcut
 
 
 class ConvNetEncoder(BaseEstimator):

@@ -1,6 +1,9 @@
 """Encoders against torchvision's networks, and their shapes for all kinds of input."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from sklearn_simclr.encoders import (
     TorchvisionEncoder,
     _fit_first_convolution,
     _remove_classifier,
+    _shortcut,
     _torchvision,
     build_encoder,
     feature_dim,
@@ -142,6 +146,51 @@ def test_resnet_of_any_width_keeps_a_channel():
 def test_resnet_takes_images_of_few_pixels(shape):
     h = ResNetEncoder(width=1 / 16).build(shape)(torch.randn(2, *shape))
     assert h.shape == (2, 32) and h.isfinite().all()
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 8])
+@pytest.mark.parametrize("in_planes", [1, 7, 8])
+def test_a_shortcut_is_a_strided_convolution_with_its_normalisation(in_planes, side):
+    shortcut = _shortcut(in_planes, 16, 2).double()
+    strided = nn.Sequential(nn.Conv2d(in_planes, 16, 1, 2, bias=False), nn.BatchNorm2d(16))
+    strided.double().load_state_dict(shortcut.state_dict())
+    x = torch.randn(4, in_planes, side, side, dtype=torch.float64, requires_grad=True)
+    dy = torch.randn_like(strided(x))
+    torch.testing.assert_close(shortcut(x), strided(x))
+    for expected, gradient in zip(
+        torch.autograd.grad(strided(x), [x, *strided.parameters()], dy),
+        torch.autograd.grad(shortcut(x), [x, *shortcut.parameters()], dy),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient, expected)
+
+
+GRADIENTS_OF_FEW_CHANNELS = """
+import copy, torch
+from sklearn_simclr.encoders import ResNetEncoder
+torch.set_num_threads(2)
+torch.manual_seed(0)
+exact = ResNetEncoder(width=1 / 16).build((3, 8, 8)).double()
+network = copy.deepcopy(exact).float().to(memory_format=torch.channels_last)
+x = torch.randn(32, 3, 8, 8, dtype=torch.float64)
+exact(x).square().sum().backward()
+network(x.float().to(memory_format=torch.channels_last)).square().sum().backward()
+for (name, weight), expected in zip(network.named_parameters(), exact.parameters(), strict=True):
+    error = (weight.grad - expected.grad).abs().max() / expected.grad.abs().max()
+    assert error < 1e-3, (name, error)
+"""
+
+
+def test_gradients_of_few_channels_on_a_cpu_with_avx2():
+    root = os.path.dirname(*sys.modules["sklearn_simclr"].__path__)
+    done = subprocess.run(
+        [sys.executable, "-c", GRADIENTS_OF_FEW_CHANNELS],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=120,  # seconds; it has been seen to hang
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # The other encoders
