@@ -17,6 +17,7 @@ from sklearn_simclr._random import SCORE_STREAM, cpu_generator, derived_seed, gl
 from sklearn_simclr._views import Views
 
 _EVALUATED_ROWS = 256  # at a time, at most
+_ROUND = 32  # vectors; matrix products with a multiple of as many rows were seen to give the same
 # On a CPU as many as the first convolution makes this many values of, within bounds: the caches
 # then hold most of what a layer passes on. By measurement of ResNets and small networks.
 _EVALUATED_VALUES, _LEAST_ROWS, _MOST_ROWS = 2**21, 8, 128
@@ -41,8 +42,20 @@ def encode(
     rows = torch.arange(n)[world.share(n)] if is_shared else torch.arange(n)
     indices = rows.split(_rows_at_a_time(network, samples, image_size))
     represent = in_halves(lambda batch: network.represent(resize(batch, image_size), output_layer))
-    features = _collected(map(represent, samples.batches(indices)), len(rows), device)
+    batches = samples.batches(indices)
+    blocks = (represent(_filled_up(batch))[: len(batch)] for batch in batches)
+    features = _collected(blocks, len(rows), device)
     return world.all_gather(features, n) if is_shared else features
+
+
+def _filled_up(rows: Tensor) -> Tensor:
+    """Bring vectors (n, d) to a round number by repeating the first; leave images alone.
+
+    Matrix products of a few rows add up in another order, so that a sample's features would depend
+    on how many others there are, if only in the last digits.
+    """
+    missing = -len(rows) % _ROUND
+    return torch.cat([rows, rows[:1].expand(missing, -1)]) if rows.ndim == 2 and missing else rows
 
 
 def _collected(blocks: Iterator[Tensor], n: int, device: torch.device) -> Tensor:

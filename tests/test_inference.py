@@ -49,6 +49,16 @@ def test_encode_does_not_depend_on_the_other_rows_or_their_order(samples):
         np.testing.assert_allclose(encode(network, rows, None, 0, CPU), features[chosen], atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="others may round otherwise")
+def test_vectors_are_rounded_alike_however_many_there_are():
+    samples = vector_samples(n=300)
+    network = make_network(samples)
+    features = encode(network, samples, None, 1, CPU)
+    for n in (1, 2, 3, 5, 31, 33, 257):
+        few = Samples(samples.rows[:n], *list(vars(samples).values())[1:5])
+        np.testing.assert_array_equal(encode(network, few, None, 1, CPU), features[:n])
+
+
 @pytest.mark.parametrize("output_layer", [0, 1, 2])
 def test_encode_returns_the_layer_asked_for(output_layer):
     samples = vector_samples()
@@ -71,26 +81,31 @@ def test_encode_brings_images_to_the_size_of_the_views():
 
 
 @pytest.mark.parametrize(
-    ("samples", "encoder", "image_size", "size"),
+    ("samples", "encoder", "image_size", "sizes"),
     [
-        (image_samples(n=300), ConvNetEncoder(4), None, 128),  # the most
-        (image_samples(n=70, side=32), ConvNetEncoder(64), None, 32),
-        (image_samples(n=20, side=4), ConvNetEncoder(64), 64, 8),
-        (image_samples(n=12, side=64), ResNetEncoder(width=2, stem="small"), 64, 8),  # the least
-        (image_samples(n=40, side=64, channels=3), ResNetEncoder(width=1, stem="large"), None, 32),
-        (image_samples(n=300), MLPEncoder(4), None, 256),
-        (vector_samples(n=300), None, None, 256),
+        (image_samples(n=300), ConvNetEncoder(4), None, [128, 128, 44]),  # the most
+        (image_samples(n=70, side=32), ConvNetEncoder(64), None, [32, 32, 6]),
+        (image_samples(n=20, side=4), ConvNetEncoder(64), 64, [8, 8, 4]),
+        (
+            image_samples(n=12, side=64),
+            ResNetEncoder(width=2, stem="small"),
+            64,
+            [8, 4],
+        ),  # the least
+        (image_samples(n=40, side=64, channels=3), ResNetEncoder(stem="large"), None, [32, 8]),
+        (image_samples(n=300), MLPEncoder(4), None, [256, 44]),
+        (vector_samples(n=300), None, None, [256, 64]),  # filled up
     ],
     ids=["few values", "more", "image size", "many", "stride", "no convolution", "vectors"],
 )
-def test_how_many_rows_are_encoded_at_a_time(samples, encoder, image_size, size):
+def test_how_many_rows_are_encoded_at_a_time(samples, encoder, image_size, sizes):
     shape = samples.input_shape
     if image_size:
         shape = (shape[0], image_size, image_size)
     network, seen = make_network(samples, encoder, input_shape=shape), []
     network.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     assert encode(network, samples, image_size, 0, CPU).shape == (len(samples), network.n_features)
-    assert seen[0] == size and sum(seen) == len(samples)
+    assert seen == sizes
 
 
 @pytest.mark.parametrize("augmentation", [FeatureCorruption(), global_noise])
