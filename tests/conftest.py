@@ -3,12 +3,14 @@
 import tracemalloc
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
+import sklearn_simclr
 from sklearn_simclr import SimCLRTransformer
 from sklearn_simclr.encoders import ConvNetEncoder
 
@@ -58,6 +60,12 @@ def photos():
 def vectors():
     """48 vectors (6,) of float64."""
     return _read_only(np.random.default_rng(0).normal(3, 2, (48, 6)))[0]
+
+
+@pytest.fixture(scope="session")
+def root():
+    """Folder that the package was imported from, for the path of another process."""
+    return str(Path(sklearn_simclr.__file__).parents[1])
 
 
 @pytest.fixture(scope="session")

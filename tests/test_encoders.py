@@ -181,8 +181,7 @@ for (name, weight), expected in zip(network.named_parameters(), exact.parameters
 """
 
 
-def test_gradients_of_few_channels_on_a_cpu_with_avx2():
-    root = os.path.dirname(*sys.modules["sklearn_simclr"].__path__)
+def test_gradients_of_few_channels_on_a_cpu_with_avx2(root):
     done = subprocess.run(
         [sys.executable, "-c", GRADIENTS_OF_FEW_CHANNELS],
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": root},

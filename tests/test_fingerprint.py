@@ -453,8 +453,7 @@ print(DIGEST)
 """
 
 
-def test_other_processes_find_the_same(tmp_path):
-    root = str(Path(sys.modules["sklearn_simclr"].__file__).parents[1])
+def test_other_processes_find_the_same(root, tmp_path):
     expected = load(tmp_path / "script.py", SCRIPT).DIGEST
     seed = str(1 + int(os.environ.get("PYTHONHASHSEED", "0").replace("random", "0")))
     environment = os.environ | {"PYTHONPATH": root, "PYTHONHASHSEED": seed}

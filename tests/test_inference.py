@@ -86,12 +86,7 @@ def test_encode_brings_images_to_the_size_of_the_views():
         (image_samples(n=300), ConvNetEncoder(4), None, [128, 128, 44]),  # the most
         (image_samples(n=70, side=32), ConvNetEncoder(64), None, [32, 32, 6]),
         (image_samples(n=20, side=4), ConvNetEncoder(64), 64, [8, 8, 4]),
-        (
-            image_samples(n=12, side=64),
-            ResNetEncoder(width=2, stem="small"),
-            64,
-            [8, 4],
-        ),  # the least
+        (image_samples(n=12, side=64), ResNetEncoder(width=2), 64, [8, 4]),  # the least
         (image_samples(n=40, side=64, channels=3), ResNetEncoder(stem="large"), None, [32, 8]),
         (image_samples(n=300), MLPEncoder(4), None, [256, 44]),
         (vector_samples(n=300), None, None, [256, 64]),  # filled up

@@ -222,7 +222,7 @@ def test_hash_of_other_models_differs(simclr, digits):
 # Other processes, other versions
 
 
-def test_another_process_loads_the_pickle(simclr, digits, tmp_path):
+def test_another_process_loads_the_pickle(simclr, digits, root, tmp_path):
     images, _ = digits
     model = simclr().fit(images)
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
@@ -233,7 +233,6 @@ def test_another_process_loads_the_pickle(simclr, digits, tmp_path):
         "model = pickle.load(open('model.pkl', 'rb'))\n"
         "np.save('features.npy', model.transform(np.load('images.npy')))\n"
     )
-    root = str(Path(sys.modules["sklearn_simclr"].__file__).parents[1])
     subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{code}"],
         cwd=tmp_path,
